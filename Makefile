@@ -1,0 +1,67 @@
+# One door to everything: `make` lists the targets, and a second run of any of them installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Passed to pytest, for instance: make test ARGS="-k sweep -x"
+ARGS ?=
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test nightly check lint types imports format clean
+# The check stops at its first failure, in this order; jobs in parallel would mix their output.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Options: PYTHON=python3.12 (to build $(VENV)), ARGS=\"-k sweep\" (to pytest)"
+
+demo: $(VENV)/.demo ## Install the package and run the quickstart
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.dev ## Run the tests, the README's and the docs' examples among them
+	$(BIN)/python -m pytest $(ARGS)
+
+nightly: $(VENV)/.dev ## Run all tests, the long ones too
+	$(BIN)/python -m pytest -m "nightly or not nightly" $(ARGS)
+
+check: lint types imports test ## Run lint, types, imports and test: what CI runs
+
+lint: $(VENV)/.dev ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Check the types
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## Check which module imports which
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Format the code and repair what can be repaired
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment, caches and builds
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is written after its step has succeeded, so that a broken step is done again.
+# The installation is editable: only a change of the dependencies repeats it.
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "entropic needs Python 3.11 or later: there is no '$(PYTHON)'. Try: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "entropic needs Python 3.11 or later: '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made $(SOURCES)
+	$(PIP) install --constraint constraints.txt --editable . numpy
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) install --constraint constraints.txt --editable ".[all,dev]"
+	@touch $@
