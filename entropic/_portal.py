@@ -1,0 +1,275 @@
+"""One background event loop for the process, and the way back to the thread that called.
+
+``Store`` is synchronous, the library is not: each of its calls runs as a task on this loop while
+the calling thread waits. While it waits, it carries out what the task sends back to it (the
+runner, the next items of an input), so a debugger, Ctrl-C, matplotlib and thread-bound objects
+work as if there were no loop. What a call does is left to ``async_store``.
+"""
+
+import asyncio
+import contextvars
+import functools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+from entropic._shield import uncancel
+from entropic.errors import WrongLoopError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# How long an interrupted call waits for its task to put things in order before it gives up and
+# lets the interrupt through: long enough for a commit, short enough for a person.
+_GRACE_SECONDS: Final = 5.0
+
+_SLICE_SECONDS: Final = 0.01
+
+_caller: contextvars.ContextVar["_Caller | None"] = contextvars.ContextVar("caller", default=None)
+
+
+class _Errand(Generic[T]):
+    """One function to run on the calling thread, and the future that the loop awaits."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._function = function
+        # Whoever takes it decides: the calling thread begins it, or the loop's cancels it.
+        self._begun = threading.Lock()
+        self.outcome: asyncio.Future[T] = self._loop.create_future()
+
+    def run(self) -> None:
+        """On the calling thread: an interrupt goes through to it, and cancels the errand."""
+        if not self._begun.acquire(blocking=False):
+            return
+        try:
+            result = self._context.run(self._function)
+        except BaseException as error:
+            self._loop.call_soon_threadsafe(self._fail, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._loop.call_soon_threadsafe(self._succeed, result)
+
+    def cancel(self) -> bool:
+        """Whether it could still be cancelled: it has not begun."""
+        if not self._begun.acquire(blocking=False):
+            return False
+        self.outcome.cancel()
+        return True
+
+    def _succeed(self, result: T) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(result)
+
+    def _fail(self, error: BaseException) -> None:
+        if self.outcome.done():
+            return
+        if isinstance(error, Exception):
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.cancel()
+
+
+class _Caller:
+    """The thread that is waiting for one call, as a place to run functions.
+
+    Everything here but ``serve`` happens on the loop's thread, so nothing can arrive between
+    the last look into the inbox and its closing.
+
+    Attributes:
+        turn: Held while a runner runs there: one at a time.
+    """
+
+    def __init__(self) -> None:
+        # ``None`` stands for: look whether the call has ended.
+        self._inbox: queue.SimpleQueue[_Errand[Any] | None] = queue.SimpleQueue()
+        self._left = False
+        self.turn = asyncio.Lock()
+
+    async def run(self, function: Callable[[], T]) -> T:
+        if self._left:
+            raise asyncio.CancelledError
+        errand = _Errand(function)
+        self._inbox.put(errand)
+        while not errand.outcome.done():
+            try:
+                await asyncio.wait({errand.outcome})
+            except asyncio.CancelledError:
+                if errand.cancel():
+                    raise
+                # It has begun, and a thread cannot be stopped: its outcome counts.
+                uncancel()
+        return errand.outcome.result()
+
+    def leave(self) -> None:
+        """The thread goes its way: what it has not begun is cancelled, for others to take over."""
+        self._left = True
+        while not self._inbox.empty():
+            if (errand := self._inbox.get_nowait()) is not None:
+                errand.cancel()
+        self._inbox.put(None)
+
+    def serve(self, is_over: Callable[[], bool]) -> None:
+        """On the calling thread: run what arrives until the call is over."""
+        while not is_over():
+            if (errand := self._inbox.get()) is not None:
+                errand.run()
+
+
+async def run_in_caller(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function on the thread that waits for the current call.
+
+    Raises:
+        WrongLoopError: No thread is waiting: the task was not started by a portal.
+        asyncio.CancelledError: The function was interrupted there.
+    """
+    caller = _caller.get()
+    if caller is None:
+        raise WrongLoopError("there is no calling thread to run on: this is not a Store's call")
+    return await caller.run(functools.partial(function, *args, **kwargs))
+
+
+def callers_turn() -> asyncio.Lock:
+    """Held while a runner runs on the thread that waits for the current call."""
+    caller = _caller.get()
+    return asyncio.Lock() if caller is None else caller.turn
+
+
+class CallerItems(Generic[T]):
+    """An iterable of the caller's, read in slices on the caller's own thread.
+
+    A slice a hop: a hop costs about 0.1 ms, which an item on its own could not afford; and only
+    what comes within a short time, so that the first run need not wait for a slow input.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = items
+        self._iterator: Iterator[T] | None = None
+
+    @classmethod
+    def wrap(cls, items: Any) -> Any:
+        """An iterable as one that is read on this thread; an async one, or none, as it is."""
+        is_plain = isinstance(items, Iterable) and not isinstance(items, Mapping | str | bytes)
+        return cls(items) if is_plain else items
+
+    async def take(self, most: int) -> list[T]:
+        """The next items, at most ``most``; an empty list at the end."""
+        return await run_in_caller(self._take, most)
+
+    def _take(self, most: int) -> list[T]:
+        if self._iterator is None:
+            self._iterator = iter(self._items)
+        return take_slice(self._iterator, most)
+
+
+def take_slice(items: Iterator[T], most: int) -> list[T]:
+    """The next items that come within some milliseconds, at least one and at most ``most``.
+
+    Returns:
+        An empty list at the end.
+    """
+    taken: list[T] = []
+    deadline = time.monotonic() + _SLICE_SECONDS
+    for item in items:
+        taken.append(item)
+        if len(taken) >= most or time.monotonic() >= deadline:
+            break
+    return taken
+
+
+class Portal:
+    """A background thread with an event loop; started by its first call, daemonic."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def call(
+        self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a coroutine function on the loop and return what it returns.
+
+        The calling thread carries out what the task sends it meanwhile. When it is interrupted,
+        the task is cancelled and given a few seconds to put things in order; a second interrupt
+        ends the wait.
+
+        Raises:
+            WrongLoopError: The call comes from the loop's own thread, where it would wait for
+                itself.
+        """
+        loop = self._running()
+        if threading.current_thread() is self._thread:
+            raise WrongLoopError(
+                "a Store was called from its own event loop (an async runner, most likely), where"
+                " it would wait for itself; use an AsyncStore there, or make the runner a plain"
+                " function"
+            )
+        caller = _Caller()
+        over = threading.Event()
+        task: asyncio.Task[T] | None = None
+
+        def start() -> None:
+            nonlocal task
+            task = loop.create_task(function(*args, **kwargs), context=context)
+            task.add_done_callback(end)
+
+        def end(_: object) -> None:
+            over.set()
+            caller.leave()
+
+        def stop() -> None:
+            caller.leave()
+            if task is not None:
+                task.cancel()
+
+        context = contextvars.copy_context()
+        context.run(_caller.set, caller)
+        loop.call_soon_threadsafe(start)
+        try:
+            caller.serve(over.is_set)
+        except BaseException:
+            loop.call_soon_threadsafe(stop)
+            over.wait(_GRACE_SECONDS)
+            raise
+        assert task is not None
+        return task.result()
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Start a coroutine function on the loop, if the loop runs; nobody waits for it."""
+        if self._loop is not None and self._thread is not None and self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(function(), self._loop)
+
+    def abandon(self) -> None:
+        """Forget the loop, in a forked child: its thread did not come along.
+
+        Forget, not close: closing it would unregister what the parent still listens to.
+        """
+        _abandoned.append(self._loop)
+        self._lock = threading.Lock()
+        self._loop = self._thread = None
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                # A daemon: an idle store must not keep a script from ending.
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="entropic-loop", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+
+_abandoned: Final[list[object]] = []
+
+portal: Final = Portal()
+"""The process's one portal: stores share its loop."""
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=portal.abandon)

@@ -1,0 +1,63 @@
+"""Awaiting something to its end, whatever happens to the task that awaits it."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def to_the_end(work: Coroutine[Any, Any, T], left: asyncio.Event | None = None) -> T:
+    """Await ``work``, in a task of its own, until it has ended.
+
+    An anyio shield would not do: it does not stop a native ``Task.cancel()``.
+
+    Args:
+        work: What to await.
+        left: Set as soon as the awaiting task is cancelled, for work that can stop early.
+
+    Returns:
+        What ``work`` returns.
+
+    Raises:
+        asyncio.CancelledError: The awaiting task was cancelled meanwhile; the work has ended
+            all the same.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+            if left is not None:
+                left.set()
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # seen, so that asyncio does not report it as lost
+    raise cancelled
+
+
+async def undisturbed(work: Awaitable[T]) -> T:
+    """Await ``work`` to its end and return its result, whatever is cancelled meanwhile.
+
+    For what cannot be stopped, and whose outcome is worth keeping: cancellations are taken back.
+
+    Raises:
+        asyncio.CancelledError: The work itself was cancelled.
+    """
+    future = asyncio.ensure_future(work)
+    while not future.done():
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError:
+            uncancel()
+    return future.result()
+
+
+def uncancel() -> None:
+    """Take back one cancellation of the current task, whose work cannot be stopped."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

@@ -1,0 +1,302 @@
+"""What a parameter set is: coercion, the canonical form, run ids. Pure; compiled once per model.
+
+Two sets are the same run exactly when the model sees them as equal. Each value is first coerced,
+without loss, to its column's type; the coerced values, as compact JSON with sorted keys and
+without those that equal their identity default, are the canonical form; the run id is the first
+16 hexadecimal characters of its SHA-256. Looking rows up and comparing them is left to others.
+"""
+
+import difflib
+import hashlib
+import itertools
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from entropic.errors import ParamsError
+from entropic.identity.canonical import (
+    Unfit,
+    canonical,
+    id_2x,
+    json_pieces,
+    plain,
+    text_json,
+)
+from entropic.identity.coercion import rule_for
+from entropic.models import RESERVED, Base, JsonText, PlainJson, parameters
+
+__all__ = [
+    "ID_PATTERN",
+    "Identity",
+    "ParameterSet",
+    "checked_custom_data",
+    "checked_id",
+    "is_heavy",
+]
+
+ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What an id of the caller's own must match: it becomes a file's name."""
+
+_LIGHT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSet:
+    """One request, as the model types it.
+
+    Attributes:
+        id: The run id: 16 hexadecimal characters, or the caller's own.
+        values: The coerced value of each parameter.
+        digest: SHA-256 of the canonical form, in hexadecimal: equal digests, equal sets.
+        id_2x: The id that entropic 2 gave this set, in a table that it made.
+        has_own_id: Whether the caller chose the id.
+    """
+
+    id: str
+    values: dict[str, Any]
+    digest: str
+    id_2x: str | None = None
+    has_own_id: bool = False
+
+
+class Identity:
+    """The rules of one model in one database: which values it takes, and which ids they have.
+
+    Args:
+        model: The model.
+        defaults: For each parameter with an identity default, the canonical JSON of it.
+        from_2x: Whether entropic 2 made the table, so that its ids are looked up, too.
+
+    Raises:
+        ModelError: The model cannot hold runs, or a column's type cannot be a parameter's.
+    """
+
+    def __init__(
+        self, model: type[Base], defaults: Mapping[str, str] | None = None, *, from_2x: bool = False
+    ) -> None:
+        self.model = model
+        self.parameters = {parameter.name: parameter for parameter in parameters(model)}
+        self._rules = {name: rule_for(p) for name, p in self.parameters.items()}
+        self._defaults = dict(defaults or {})
+        self._from_2x = from_2x
+        self._json_names = [
+            name for name, p in self.parameters.items() if isinstance(p.column.type, PlainJson)
+        ]
+        # Sorted, as the canonical form is.
+        self._writers = [
+            (name, f"{text_json(name)}:", self._rules[name].canonical, self._defaults.get(name))
+            for name in sorted(self.parameters)
+        ]
+
+    def resolve(self, params: Mapping[str, Any]) -> ParameterSet:
+        """Coerce and check a parameter set, and give it its id.
+
+        Args:
+            params: What the user asks for. ``id`` is used instead of the computed id;
+                ``result_file``, ``created_at`` and ``custom_data`` are ignored.
+
+        Returns:
+            The set with every parameter in it: what was left out has its default.
+
+        Raises:
+            ParamsError: An unknown key, a missing parameter, or a value that its column cannot
+                take without loss; names the column, the value and the nearest valid name.
+        """
+        self._check_keys(params)
+        values = {
+            name: self.coerce(name, params[name]) if name in params else self._default(name, params)
+            for name in self.parameters
+        }
+        digest = self.digest(values)
+        if "id" in params:
+            return ParameterSet(checked_id(params["id"]), values, digest, has_own_id=True)
+        return ParameterSet(digest[:16], values, digest, id_2x(params) if self._from_2x else None)
+
+    def coerce_given(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The coerced values of those parameters that are given: for a request by id.
+
+        Raises:
+            ParamsError: As ``resolve``, except that nothing is missing.
+        """
+        self._check_keys(params)
+        return {name: self.coerce(name, params[name]) for name in self.parameters if name in params}
+
+    def coerce(self, name: str, value: Any) -> Any:
+        """One value, as its column types it.
+
+        Raises:
+            ParamsError: The column cannot take it without loss.
+        """
+        if value is None:
+            if self.parameters[name].column.nullable:
+                return None
+            raise self._unfit(name, value, "the column is not nullable")
+        try:
+            return self._rules[name].coerce(value)
+        except Unfit as reason:
+            raise self._unfit(name, value, str(reason)) from None
+
+    def digest(self, values: Mapping[str, Any]) -> str:
+        """SHA-256, in hexadecimal, of the canonical form of coerced or stored values."""
+        return hashlib.sha256(self.canonical(values).encode()).hexdigest()
+
+    def canonical(self, values: Mapping[str, Any]) -> str:
+        """The canonical form of coerced or stored values."""
+        parts = []
+        for name, key, write, default in self._writers:
+            value = values[name]
+            text = "null" if value is None else write(value)
+            if text != default:
+                parts.append(key + text)
+        return f"{{{','.join(parts)}}}"
+
+    def differences(self, asked: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+        """The parameters in which the asked values differ from the stored ones."""
+        return [
+            name
+            for name in asked
+            if self._canonical_value(name, asked[name]) != self._canonical_value(name, stored[name])
+        ]
+
+    def model_default(self, name: str) -> str | None:
+        """The canonical JSON of a parameter's default as the model has it now.
+
+        It is the identity default where the database sees the column for the first time.
+
+        Returns:
+            ``None`` where it has none: callable and database defaults never count.
+
+        Raises:
+            ParamsError: The column cannot take its own default.
+        """
+        parameter = self.parameters[name]
+        if not parameter.is_optional or parameter.default_function is not None:
+            return None
+        return self._canonical_value(name, self.coerce(name, parameter.literal_default))
+
+    def stored(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Coerced values as they go to the database.
+
+        JSON and arrays are text already: writing a large one there would hold up the loop.
+        """
+        stored = dict(values)
+        for name in self._json_names:
+            if stored[name] is not None:
+                stored[name] = JsonText("".join(json_pieces(plain(stored[name]))))
+        return stored
+
+    def portable(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Coerced values in plain JSON with every digit; ``coerce`` takes each of them back."""
+        return {name: plain(value) for name, value in values.items()}
+
+    def _canonical_value(self, name: str, value: Any) -> str:
+        return "null" if value is None else self._rules[name].canonical(value)
+
+    def _check_keys(self, params: Mapping[str, Any]) -> None:
+        if not isinstance(params, Mapping):
+            raise ParamsError(
+                f"params must be a dict of {self.model.__name__}'s parameters, not {_short(params)}"
+            )
+        for key in params:
+            if key not in self.parameters and key not in RESERVED:
+                guess = difflib.get_close_matches(str(key), self.parameters, n=1, cutoff=0.5)
+                hint = f"did you mean {guess[0]!r}?" if guess else ""
+                raise ParamsError(
+                    f"{self.model.__name__} has no parameter {key!r} (its value: "
+                    f"{_short(params[key])}): {hint or 'it has ' + ', '.join(self.parameters)}",
+                    column=str(key),
+                    value=params[key],
+                )
+
+    def _default(self, name: str, params: Mapping[str, Any]) -> Any:
+        parameter = self.parameters[name]
+        if parameter.is_optional:
+            function = parameter.default_function
+            return self.coerce(name, parameter.literal_default if function is None else function())
+        why = (
+            "the database computes its default, which is too late for an id: pass the value, or"
+            " give the column a literal default"
+            if parameter.has_database_default
+            else "it has no default"
+        )
+        given = ", ".join(str(key) for key in params) or "nothing"
+        raise ParamsError(
+            f"params lack {self.model.__name__}.{name}: {why}; given: {given}", column=name
+        )
+
+    def _unfit(self, name: str, value: Any, why: str) -> ParamsError:
+        return ParamsError(
+            f"{self.model.__name__}.{name} is {self._rules[name].type_name} and cannot take"
+            f" {_short(value)}, of type {type(value).__name__}: {why}",
+            column=name,
+            value=value,
+        )
+
+
+def is_heavy(params: object) -> bool:
+    """Whether handling its values would hold up a loop for longer than a hop to a thread."""
+    if not isinstance(params, Mapping):
+        return False
+    values = list(params.values())
+    weight = 0
+    while values and weight <= _LIGHT:
+        value = values.pop()
+        weight += value.size if hasattr(value, "dtype") else 1
+        if isinstance(value, Mapping):
+            value = value.values()
+        if isinstance(value, Collection) and not isinstance(value, str | bytes):
+            values.extend(itertools.islice(value, _LIGHT))
+    return weight > _LIGHT
+
+
+def checked_id(value: object) -> str:
+    """An id of the caller's own.
+
+    Raises:
+        ParamsError: It does not match ``ID_PATTERN``: it could leave the results folder.
+    """
+    if isinstance(value, str) and ID_PATTERN.fullmatch(value):
+        return str(value)
+    raise ParamsError(
+        f"the id {_short(value)} must be 1 to 64 letters, digits, dots, dashes or underscores,"
+        " beginning with a letter or digit: it becomes a file's name",
+        column="id",
+        value=value,
+    )
+
+
+def checked_custom_data(custom_data: Mapping[str, Any]) -> dict[str, Any]:
+    """Custom data in plain JSON: numpy scalars are numbers, tuples are lists.
+
+    Raises:
+        ParamsError: A value has no JSON form; names its key.
+    """
+    checked = {}
+    for key, value in custom_data.items():
+        try:
+            checked.update(plain({key: value}))
+        except Unfit as reason:
+            raise ParamsError(
+                f"custom_data[{key!r}] cannot be {_short(value)}: {reason}",
+                column="custom_data",
+                value=value,
+            ) from None
+    return checked
+
+
+def canonical_id(params: Mapping[str, Any]) -> str:
+    """The id of params that no model types: of their canonical form alone.
+
+    Raises:
+        ParamsError: A value has no canonical form.
+    """
+    try:
+        return hashlib.sha256(canonical(params).encode()).hexdigest()[:16]
+    except Unfit as reason:
+        raise ParamsError(f"{_short(params)} has no canonical form: {reason}") from None
+
+
+def _short(value: object, most: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

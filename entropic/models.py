@@ -1,0 +1,401 @@
+"""``Base``, the column types that read back equal on every database, and the side tables.
+
+A model is the user's ``Base`` subclass: its columns other than the four reserved ones are the
+parameters. What may be asked of their values is left to ``identity``; making the tables, to
+``schema``.
+"""
+
+import json
+import typing
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Mapper,
+    TypeResolve,
+    class_mapper,
+    make_transient_to_detached,
+    mapped_column,
+)
+from sqlalchemy.orm.exc import UnmappedClassError
+
+from entropic.errors import ModelError
+
+RESERVED: Final = ("id", "result_file", "created_at", "custom_data")
+"""The columns that ``Base`` brings; a parameter cannot have one of these names."""
+
+R = TypeVar("R", bound="Base")
+
+_Processor = Callable[[Any], Any] | None
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """Aware UTC datetimes. SQLite keeps no zone; a naive value, going in or out, is UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else as_utc(value)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else as_utc(value)
+
+
+def as_utc(value: datetime) -> datetime:
+    """The same instant in UTC; a datetime without a zone is taken to be UTC already."""
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class JsonText(str):
+    """JSON that is text already: written off the event loop, where writing it takes long."""
+
+    __slots__ = ()
+
+
+class PlainJson(sa.TypeDecorator[Any]):
+    """JSON whose ``None`` is the database's NULL; large texts are read a piece at a time."""
+
+    # JSON, not JSONB: PostgreSQL's JSONB turns 1e300 into an integer.
+    impl = sa.JSON(none_as_null=True)
+    cache_ok = True
+
+    def bind_processor(self, dialect: sa.Dialect) -> _Processor:
+        def process(value: Any) -> str | None:
+            if value is None:
+                return None
+            return str(value) if isinstance(value, JsonText) else json.dumps(value)
+
+        return process
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
+        def process(text: Any) -> Any:
+            # SQLite hands a number that stands alone in a JSON column back as a number.
+            return load_json(text) if isinstance(text, str) else text
+
+        return process
+
+
+class NumpyArray(PlainJson):
+    """A numpy array, kept as nested JSON lists.
+
+    It comes back with its values, and with the ``dtype`` of its annotation
+    (``Mapped[NDArray[np.float32]]``) or else as int64, float64 or bool.
+    """
+
+    cache_ok = True
+
+    def __init__(self, dtype: str | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
+        def process(text: str | None) -> Any:
+            if text is None:
+                return None
+            import numpy as np
+
+            return np.asarray(load_json(text), dtype=self.dtype)
+
+        return process
+
+
+class ExactDecimal(sa.TypeDecorator[Decimal]):
+    """A decimal number as text: SQLite has no type of its own that keeps every digit."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Decimal | None:
+        # A table of entropic 2 has numbers here.
+        return None if value is None else Decimal(str(value))
+
+
+class PathText(sa.TypeDecorator[Path]):
+    """A path as the text it was spelled with."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: Path | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Path | None:
+        return None if value is None else Path(value)
+
+
+# json.loads holds the interpreter for the whole of a text; past this size (some 5 ms) a list is
+# read element by element instead, so that an event loop in the same process stays alive.
+_LARGE_JSON: Final = 256 * 1024
+
+
+def load_json(text: str) -> Any:
+    """``json.loads``, except that other threads get their turn while a large list is read."""
+    if len(text) < _LARGE_JSON or not text.startswith("["):
+        return json.loads(text)
+    return list(_large_list(text))
+
+
+def _large_list(text: str) -> Iterator[Any]:
+    decode = json.JSONDecoder().raw_decode
+    position = 1
+    end = len(text) - 1
+    while position < end:
+        while text[position] in " ,\n\r\t":
+            position += 1
+        item, position = decode(text, position)
+        yield item
+
+
+class Base(DeclarativeBase):
+    """The base of every model; each of its columns beside these four is a parameter.
+
+    Attributes:
+        id: The run id: 16 hexadecimal characters, or the caller's own.
+        result_file: The path of the result, through the store's ``results_dir`` as it was spelled.
+        created_at: When the row was inserted, in UTC; a re-run leaves it.
+        custom_data: What the caller kept with the run, and ``elapsed_seconds`` of the runner.
+    """
+
+    type_annotation_map: typing.ClassVar[dict[Any, Any]] = {
+        int: sa.BigInteger(),
+        float: sa.Double(),
+        datetime: UtcDateTime(),
+        Decimal: ExactDecimal(),
+        Path: PathText(),
+    }
+
+    id: Mapped[str] = mapped_column(sa.String(64), primary_key=True, sort_order=-40)
+    result_file: Mapped[str] = mapped_column(sa.String, sort_order=-30)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime(), sort_order=-20)
+    custom_data: Mapped[dict[str, Any]] = mapped_column(PlainJson(), sort_order=-10)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        _forget_predecessor(cls)
+        with warnings.catch_warnings():
+            # The predecessor stays usable for those who still hold it, so both share a name.
+            warnings.filterwarnings("ignore", "This declarative base already contains a class")
+            super().__init_subclass__(**kwargs)
+
+    def __repr__(self) -> str:
+        names = (attribute.key for attribute in sa.inspect(type(self)).column_attrs)
+        shown = ("id", *(n for n in names if n not in RESERVED), "result_file")
+        fields = ", ".join(f"{name}={getattr(self, name, None)!r}" for name in shown)
+        return f"{type(self).__name__}({fields})"
+
+
+@sa.event.listens_for(Base, "resolve_type_annotation")
+def _resolve_annotation(resolve: TypeResolve) -> sa.types.TypeEngine[Any] | None:
+    """Plain containers become JSON, arrays and paths their own types, in any parametrisation."""
+    annotation = resolve.resolved_type
+    origin = typing.get_origin(annotation) or annotation
+    if origin in (dict, list, tuple, set, frozenset):
+        return PlainJson()
+    if isinstance(origin, type) and (origin.__module__, origin.__name__) == ("numpy", "ndarray"):
+        return NumpyArray(_dtype_name(annotation))
+    return None
+
+
+def _dtype_name(annotation: Any) -> str | None:
+    """The name of the scalar type in ``numpy.ndarray[shape, numpy.dtype[scalar]]``."""
+    for argument in typing.get_args(annotation)[1:]:
+        for scalar in typing.get_args(argument):
+            if isinstance(scalar, type):
+                return scalar.__name__
+    return None
+
+
+def _forget_predecessor(cls: type[Base]) -> None:
+    """Make room for a model that is defined again: a notebook's cell run twice, a reload.
+
+    The same name, or another module, counts as again; two names in one module that claim one
+    table are a slip of the pen, and SQLAlchemy's own error says so.
+    """
+    name = cls.__dict__.get("__tablename__")
+    if not isinstance(name, str):
+        return
+    arguments = cls.__dict__.get("__table_args__")
+    options = arguments[-1] if isinstance(arguments, tuple) and arguments else arguments
+    schema = options.get("schema") if isinstance(options, dict) else None
+    table = cls.metadata.tables.get(f"{schema}.{name}" if schema else name)
+    if table is None:
+        return
+    owners = [mapper.class_ for mapper in cls.registry.mappers if mapper.local_table is table]
+    if all(o.__name__ == cls.__name__ or o.__module__ != cls.__module__ for o in owners):
+        cls.metadata.remove(table)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a model.
+
+    Attributes:
+        name: The attribute's name: the key in params. The column may be named otherwise.
+        column: The column that keeps it.
+    """
+
+    name: str
+    column: sa.Column[Any]
+
+    @property
+    def has_literal_default(self) -> bool:
+        default = self.column.default
+        return isinstance(default, sa.ColumnDefault) and default.is_scalar
+
+    @property
+    def literal_default(self) -> Any:
+        """The literal default; ``None`` for a nullable column without any default."""
+        default = self.column.default
+        return default.arg if self.has_literal_default else None  # type: ignore[union-attr]
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether a parameter set may leave it out: its model knows what it then is."""
+        if self.has_literal_default or self.default_function is not None:
+            return True
+        return bool(self.column.nullable) and not self.has_database_default
+
+    @property
+    def default_function(self) -> Callable[[], Any] | None:
+        """The callable default, if there is one; each run that leaves it out calls it once."""
+        default = self.column.default
+        if isinstance(default, sa.ColumnDefault) and default.is_callable:
+            # SQLAlchemy wraps every callable into one that takes the execution context.
+            return lambda: default.arg(None)
+        return None
+
+    @property
+    def has_database_default(self) -> bool:
+        """Whether the database computes the default, so that nobody knows it beforehand."""
+        default = self.column.default
+        computed = default is not None and not (
+            isinstance(default, sa.ColumnDefault) and (default.is_scalar or default.is_callable)
+        )
+        return computed or self.column.server_default is not None
+
+
+def parameters(model: type[Base]) -> tuple[Parameter, ...]:
+    """A model's parameters, in the order of its columns.
+
+    Raises:
+        ModelError: The model cannot hold runs; says why.
+    """
+    mapper = _mapper(model)
+    table = mapper.local_table
+    if not isinstance(table, sa.Table) or mapper.inherits is not None:
+        raise ModelError(f"{model.__name__} must have one table of its own, directly under Base")
+    for name in RESERVED:
+        _check_reserved(model, mapper, name)
+    keys = [column.name for column in table.primary_key.columns]
+    if keys != ["id"]:
+        raise ModelError(
+            f"{model.__name__} must have id as its only primary key, not {', '.join(keys)};"
+            " drop primary_key=True from its parameters"
+        )
+    found = tuple(
+        Parameter(attribute.key, attribute.columns[0])
+        for attribute in mapper.column_attrs
+        if attribute.key not in RESERVED and isinstance(attribute.columns[0], sa.Column)
+    )
+    if not found:
+        raise ModelError(
+            f"{model.__name__} has no parameters: add a column for each parameter of the"
+            " simulation, such as  n: Mapped[int]"
+        )
+    return found
+
+
+def detached(model: type[R], values: Mapping[str, Any]) -> R:
+    """A plain detached instance: usable, picklable and unchanged without any session.
+
+    Made by the class's manager, not its constructor: that one is the user's, and slower.
+    """
+    record: R = class_mapper(model).class_manager.new_instance()
+    record.__dict__.update(values)
+    make_transient_to_detached(record)
+    return record
+
+
+def _mapper(model: Any) -> Mapper[Any]:
+    if not (isinstance(model, type) and issubclass(model, Base)) or model is Base:
+        raise ModelError(f"result_cls must be a subclass of entropic.Base, not {model!r}")
+    try:
+        return class_mapper(model)
+    except UnmappedClassError:
+        raise ModelError(f"{model.__name__} has no table: give it a __tablename__") from None
+
+
+def _check_reserved(model: type[Base], mapper: Mapper[Any], name: str) -> None:
+    expected = _RESERVED_TYPES[name]
+    column = mapper.columns.get(name)
+    if column is None or repr(column.type) != expected or column.name != name:
+        raise ModelError(
+            f"{model.__name__}.{name} is redefined; {', '.join(RESERVED)} belong to entropic.Base:"
+            " call the parameter something else"
+        )
+
+
+_RESERVED_TYPES: Final = {name: repr(Base.__dict__[name].column.type) for name in RESERVED}
+
+
+# The side tables: everything about runs that is not the user's. They have a MetaData of their
+# own, so that a user's create_all or migrations never touch them.
+side_tables: Final = sa.MetaData()
+
+models_table: Final = sa.Table(
+    "entropic_models",
+    side_tables,
+    sa.Column("model", sa.String, primary_key=True, comment="the name of the model's table"),
+    sa.Column("format", sa.Integer, nullable=False, comment="of the side tables and of ids"),
+    sa.Column("nonce", sa.String, nullable=False, comment="marks what this cache staged"),
+    sa.Column("from_2x", sa.Boolean, nullable=False, comment="entropic 2 made the table"),
+    comment="one row a model that this database has seen",
+)
+
+columns_table: Final = sa.Table(
+    "entropic_columns",
+    side_tables,
+    sa.Column("model", sa.String, primary_key=True),
+    sa.Column("parameter", sa.String, primary_key=True),
+    sa.Column(
+        "identity_default",
+        sa.Text,
+        comment="canonical JSON of the default when the column was first seen; NULL for none",
+    ),
+    comment="what does not count in a run id; written once, never changed",
+)
+
+runs_table: Final = sa.Table(
+    "entropic_runs",
+    side_tables,
+    sa.Column("model", sa.String, primary_key=True),
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False, comment="running, done, failed, deleted"),
+    sa.Column("token", sa.BigInteger, nullable=False, comment="counts the owners; never restarts"),
+    sa.Column("published", sa.BigInteger, nullable=False, comment="the token of the stored result"),
+    sa.Column("owner", sa.String, comment="who runs it now"),
+    sa.Column("lease_expires", sa.Double, comment="seconds since 1970 by the database's clock"),
+    sa.Column("attempts", sa.BigInteger, nullable=False, comment="how often it was started"),
+    sa.Column("error", PlainJson, comment="of the last attempt: type, message, traceback"),
+    sa.Column("folder", sa.String, comment="the id of the results folder that holds the result"),
+    sa.Column("result_name", sa.String, comment="the name that is ours in that folder"),
+    sa.Column("registered_path", sa.String, comment="absolute path of a registered result"),
+    sa.Column("companions", sa.Boolean, comment="whether other files lie beside the result"),
+    sa.Column("size", sa.BigInteger, comment="bytes of the result; NULL where not recorded"),
+    sa.Column("digest", sa.String, comment="SHA-256 of the result"),
+    sa.Column("host", sa.String, comment="where it ran"),
+    sa.Column("started_at", sa.Double, comment="seconds since 1970"),
+    sa.Column("elapsed_seconds", sa.Double, comment="of the runner alone"),
+    comment="the bookkeeping of one row a model and run id",
+)
