@@ -1,0 +1,274 @@
+"""Where runners run: one protocol, and the places that keep to it.
+
+An executor takes a job and gives back its outcome; how many it takes at once is its slots. Which
+job is run, and when, is left to ``pipeline``; what a job does, to ``worker``.
+"""
+
+import asyncio
+import contextvars
+import functools
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
+
+import anyio
+
+from entropic import worker
+from entropic._portal import callers_turn, run_in_caller
+from entropic._shield import undisturbed
+from entropic.errors import RunError, SettingsError
+from entropic.worker import Job, Outcome, Runner
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Far more than there are ever slots: ThreadPoolExecutor makes threads only when all are busy.
+_MOST_THREADS: Final = 1000
+
+
+class Executor(Protocol):
+    """A place to run.
+
+    Attributes:
+        workers: How many runners can be at work at once.
+    """
+
+    workers: int
+
+    def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
+        """Wait for room to run one job.
+
+        Args:
+            depth: How many runs the job is inside of. Each depth has slots of its own: a runner
+                that waits for another run would otherwise hold the slot which that one needs.
+        """
+        ...
+
+    async def run(self, job: Job) -> Outcome:
+        """Run a job.
+
+        Cancelled, it stops the runner and raises ``CancelledError`` where the runner can be
+        stopped; where it cannot, it lets it finish and returns the outcome, so that no work is
+        lost.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give back what the executor holds."""
+        ...
+
+
+class _Slots:
+    """At most so many at a time, at each depth."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._limiters: dict[int, anyio.CapacityLimiter] = {}
+
+    @asynccontextmanager
+    async def hold(self, depth: int) -> AsyncIterator[None]:
+        limiter = self._limiters.setdefault(depth, anyio.CapacityLimiter(self._workers))
+        # On behalf of an object of its own: one task may hold slots of several depths.
+        borrower = object()
+        await limiter.acquire_on_behalf_of(borrower)
+        try:
+            yield
+        finally:
+            limiter.release_on_behalf_of(borrower)
+
+
+class Threads:
+    """A pool of threads of the store's own, with the caller's context variables.
+
+    Not the loop's default pool: threads of that one may be waiting for this very store.
+    """
+
+    def __init__(self, workers: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in one of the threads; a cancelled call goes on there, unheeded."""
+        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def close(self) -> None:
+        """Let the threads end, each with what it is at."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class CallerExecutor:
+    """The thread that called the ``Store``: one run at a time, as if there were no entropic."""
+
+    workers = 1
+
+    @asynccontextmanager
+    async def slot(self, depth: int) -> AsyncIterator[None]:
+        """The calling thread's turn; a nested call has a turn of its own."""
+        async with callers_turn():
+            yield
+
+    async def run(self, job: Job) -> Outcome:
+        """Run it there; ``sys.exit`` and Ctrl-C in the runner go through to the caller."""
+        return await run_in_caller(worker.run_job, job, contain=False)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class ThreadExecutor:
+    """Worker threads of this process.
+
+    Args:
+        workers: How many runners at once.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._slots = _Slots(workers)
+        # As many threads as there are slots at all depths; they are made when needed.
+        self._threads = Threads(_MOST_THREADS, "entropic-worker")
+
+    def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
+        """One of the worker threads."""
+        return self._slots.hold(depth)
+
+    async def run(self, job: Job) -> Outcome:
+        """Run it in a thread, which cannot be stopped: a cancelled run ends and counts."""
+        return await undisturbed(self._threads.run(worker.run_job, job))
+
+    async def aclose(self) -> None:
+        """End the threads."""
+        self._threads.close()
+
+
+class LoopExecutor:
+    """The event loop itself, for runners that are ``async def``.
+
+    Args:
+        workers: How many runners at once.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._slots = _Slots(workers)
+        self._threads = Threads(min(workers, _MOST_THREADS), "entropic-worker")
+
+    def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
+        """One of the runners at once."""
+        return self._slots.hold(depth)
+
+    async def run(self, job: Job) -> Outcome:
+        """Await it; cancelled, it stops."""
+        return await worker.run_job_async(job, self._threads.run)
+
+    async def aclose(self) -> None:
+        """End the threads that touched files."""
+        self._threads.close()
+
+
+class DaskExecutor:
+    """A Dask cluster, through a client of the user's; its workers must share ``results_dir``.
+
+    Args:
+        client: A ``distributed.Client``, synchronous or asynchronous.
+        threads: How many threads its workers have.
+    """
+
+    # Enough in the scheduler that no worker thread waits for its next run; a million tasks in it
+    # would be slow.
+    _TASKS_PER_THREAD: Final = 2
+
+    def __init__(self, client: Any, threads: int) -> None:
+        self._client = client
+        self.workers = max(1, threads) * self._TASKS_PER_THREAD
+        self._slots = _Slots(self.workers)
+
+    @classmethod
+    async def connect(cls, client: Any) -> "DaskExecutor":
+        """The executor of a client's cluster.
+
+        Raises:
+            SettingsError: It is no Dask client, is closed, or belongs to another event loop.
+        """
+        if not is_dask_client(client):
+            raise SettingsError(
+                f"client must be a dask.distributed.Client, not {type(client).__name__}"
+            )
+        if client.status not in ("running", "connecting"):
+            raise SettingsError(f"the Dask client is {client.status}; make a new one")
+        if not client.asynchronous:
+            threads = await asyncio.to_thread(client.nthreads)
+        elif client.loop.asyncio_loop is asyncio.get_running_loop():
+            threads = await client.nthreads()
+        else:
+            raise SettingsError(
+                "the Dask client is asynchronous and belongs to another event loop; use it with an"
+                " AsyncStore on its own loop, or make a synchronous client"
+            )
+        return cls(client, sum(threads.values()))
+
+    def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
+        """One of the tasks that the scheduler holds at once."""
+        return self._slots.hold(depth)
+
+    async def run(self, job: Job) -> Outcome:
+        """Submit it; cancelled, its task is, too."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        future = self._client.submit(
+            worker.run_anywhere, job, key=f"entropic-{job.id}-{uuid.uuid4().hex}", pure=False
+        )
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+        try:
+            await ended.wait()
+            return await self._result(future)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        finally:
+            future.release()
+
+    async def aclose(self) -> None:
+        """The client is the user's, and stays open."""
+
+    async def _result(self, future: Any) -> Outcome:
+        if future.status == "cancelled":
+            raise RunError("the Dask client or its scheduler went away while a run was under way")
+        if self._client.asynchronous:
+            outcome = await future.result()
+        else:
+            outcome = await asyncio.to_thread(future.result)
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+
+def is_dask_client(value: object) -> bool:
+    """Whether this is a Dask client; Dask is not imported to find out."""
+    return any(
+        cls.__name__ == "Client" and cls.__module__.partition(".")[0] == "distributed"
+        for cls in type(value).__mro__
+    )
+
+
+def make_executor(executor: str, runner: Runner, max_workers: int | None) -> Executor:
+    """The executor that a store's options ask for.
+
+    Args:
+        executor: ``"caller"`` or ``"thread"``.
+        runner: The runner: an ``async def`` runs on the loop under each local choice.
+        max_workers: How many runners at once; ``None`` for as many as there are CPUs.
+    """
+    workers = available_cpus() if max_workers is None else max_workers
+    if worker.is_async(runner):
+        return LoopExecutor(workers)
+    return CallerExecutor() if executor == "caller" else ThreadExecutor(workers)
+
+
+def available_cpus() -> int:
+    """How many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,223 @@
+"""What happens where a run runs: call the runner, time it, check its output, seal it.
+
+A job comes in, one small outcome goes out; both can be pickled. Nothing here knows a database or
+a store, and importing it loads no SQLAlchemy: a worker process stays light. It publishes nothing;
+that is left to the store that holds the run's token.
+"""
+
+import asyncio
+import contextvars
+import copy
+import inspect
+import socket
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from entropic.artifacts import Stage, Staged
+from entropic.artifacts import stage as stages
+from entropic.errors import RunError, RunInterruptedError
+
+Runner = Callable[[dict[str, Any]], Any]
+"""A simulation: writes one result to ``params["result_file"]``; its return value is ignored."""
+
+Hop = Callable[..., Awaitable[Any]]
+
+# A run this long is worth an fsync of its result; for a shorter one that costs more than running
+# it again after a power failure.
+DURABLE_SECONDS: Final = 0.1
+
+running: contextvars.ContextVar[tuple[tuple[str, str], ...]] = contextvars.ContextVar(
+    "running", default=()
+)
+"""The runs that the current code is inside of, outermost first: (cache, id) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run, as it travels to a worker.
+
+    Attributes:
+        runner: The user's function.
+        params: The typed parameters, without ``id`` and ``result_file``.
+        id: The run id.
+        cache: Which cache the run belongs to: runs that ask for one another are told apart by it.
+        stage: Where to write.
+        sidecar: What the sidecar holds beside the outcome: plain JSON.
+        checksum: Whether to compute the result's digest.
+        chain: The runs that asked for this one, outermost first.
+    """
+
+    runner: Runner
+    params: dict[str, Any]
+    id: str
+    cache: str
+    stage: Stage
+    sidecar: dict[str, Any]
+    checksum: bool
+    chain: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job: a staged result, or the runner's exception.
+
+    Attributes:
+        started_at: Seconds since 1970.
+        elapsed_seconds: Of the runner alone, 4 decimals.
+        host: The machine it ran on.
+        staged: The result; ``None`` when the run failed.
+        error: What the runner raised, or what was wrong with its result.
+        traceback: The error's traceback as text.
+    """
+
+    started_at: float
+    elapsed_seconds: float
+    host: str
+    staged: Staged | None = None
+    error: Exception | None = None
+    traceback: str | None = None
+
+
+def is_async(runner: Runner) -> bool:
+    """Whether the runner is an ``async def``, also behind a partial or a callable object."""
+    call = getattr(runner, "__call__", None)  # noqa: B004  looked at, not called
+    return inspect.iscoroutinefunction(runner) or inspect.iscoroutinefunction(call)
+
+
+def run_job(job: Job, *, contain: bool = True) -> Outcome:
+    """Run a job with a plain function as its runner.
+
+    Args:
+        job: The job.
+        contain: Whether ``sys.exit`` in the runner only fails the run. On the caller's own thread
+            it goes through, as if the caller had called the runner.
+
+    Returns:
+        The outcome; a runner's exception is in it, not raised. Interrupts are raised.
+    """
+    clock = _Clock()
+    token = running.set((*job.chain, (job.cache, job.id)))
+    try:
+        stages.make(job.stage)
+        clock.start()
+        returned = job.runner(_params(job))
+        clock.stop()
+        if inspect.isawaitable(returned):
+            raise _forgotten_await(returned)
+        return _finish(job, clock)
+    except Exception as error:
+        return clock.failed(error)
+    except SystemExit as error:
+        if not contain:
+            raise
+        return clock.failed(_exited(error))
+    finally:
+        running.reset(token)
+
+
+async def run_job_async(job: Job, hop: Hop = asyncio.to_thread) -> Outcome:
+    """Run a job with an ``async def`` as its runner.
+
+    Args:
+        job: The job.
+        hop: Runs a function in a thread: all that would block the loop.
+
+    Returns:
+        The outcome; a runner's exception is in it, not raised.
+
+    Raises:
+        asyncio.CancelledError: The run was cancelled, and its runner with it.
+    """
+    clock = _Clock()
+    token = running.set((*job.chain, (job.cache, job.id)))
+    try:
+        await hop(stages.make, job.stage)
+        clock.start()
+        await job.runner(_params(job))
+        clock.stop()
+        finished: Outcome = await hop(_finish, job, clock)
+        return finished
+    except Exception as error:
+        return clock.failed(error)
+    except SystemExit as error:
+        return clock.failed(_exited(error))
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        interrupted = RunInterruptedError("the async runner cancelled itself")
+        interrupted.__cause__ = error
+        return clock.failed(interrupted)
+    finally:
+        running.reset(token)
+
+
+def run_anywhere(job: Job) -> Outcome:
+    """Run a job in a worker process, whichever kind its runner is."""
+    if is_async(job.runner):
+        return asyncio.run(run_job_async(job))
+    return run_job(job)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.elapsed: float | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.started_at = time.time()
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.elapsed = time.perf_counter() - self._started
+
+    def failed(self, error: Exception) -> Outcome:
+        if self.elapsed is None:
+            self.stop()
+        text = "".join(traceback.format_exception(error))
+        return Outcome(self.started_at, self.seconds, _HOST, error=error, traceback=text)
+
+    @property
+    def seconds(self) -> float:
+        return round(self.elapsed or 0.0, 4)
+
+
+_HOST: Final = socket.gethostname()
+
+
+def _params(job: Job) -> dict[str, Any]:
+    # A copy of its own, down to the lists: what the runner changes stays its own.
+    params = copy.deepcopy(job.params)
+    return {**params, "id": job.id, "result_file": job.stage.result}
+
+
+def _finish(job: Job, clock: _Clock) -> Outcome:
+    durable = (clock.elapsed or 0.0) >= DURABLE_SECONDS
+    staged = stages.check(job.stage, checksum=job.checksum, durable=durable)
+    sidecar = {
+        **job.sidecar,
+        "elapsed_seconds": clock.seconds,
+        "started_at": clock.started_at,
+        "host": _HOST,
+        "staged": asdict(staged),
+    }
+    stages.seal(job.stage, sidecar, durable=durable)
+    return Outcome(clock.started_at, clock.seconds, _HOST, staged=staged)
+
+
+def _forgotten_await(returned: Awaitable[Any]) -> RunError:
+    if inspect.iscoroutine(returned):
+        returned.close()
+    return RunError(
+        "the runner returned an awaitable instead of writing its result; declare it with"
+        " `async def`, so that it is awaited"
+    )
+
+
+def _exited(error: SystemExit) -> RunInterruptedError:
+    interrupted = RunInterruptedError(f"the runner called sys.exit({error.code!r})")
+    interrupted.__cause__ = error
+    return interrupted
