@@ -1,0 +1,295 @@
+"""Connections, statements and transactions; what differs between databases is in one file each.
+
+Statements are written in SQLAlchemy's Core, compiled once, and run in one hop on the driver's
+own connection: SQLAlchemy's async execute takes four. Which statements there are is left to
+``ledger``.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from entropic._shield import to_the_end
+from entropic.database.sqlite import SQLite
+from entropic.database.urls import async_url, masked
+
+__all__ = ["Database", "Dialect", "Statement", "Transaction"]
+
+T = TypeVar("T")
+
+_FIRST_DELAY: Final = 0.005
+_LONGEST_DELAY: Final = 0.25
+
+
+class Dialect(Protocol):
+    """What the library must know about a database; one implementation a file."""
+
+    shares_connection: bool
+
+    @property
+    def begin(self) -> str:
+        """The statement that begins a write transaction, with the write lock."""
+        ...
+
+    @property
+    def now(self) -> sa.ColumnElement[Any]:
+        """Seconds since 1970 by the database's clock."""
+        ...
+
+    def engine(self) -> AsyncEngine:
+        """An engine whose connections begin no transaction by themselves."""
+        ...
+
+    async def prepare(self, driver: Any, is_new: bool) -> None:
+        """Settle what belongs to the whole database; an existing one stays as it is."""
+        ...
+
+    def keys(self, name: str) -> sa.TableValuedAlias:
+        """A table of the keys bound under a name, any number of them as one value."""
+        ...
+
+    def bind_keys(self, keys: Sequence[str]) -> Any:
+        """The value to bind for some keys."""
+        ...
+
+    def insert(self, table: sa.FromClause) -> Any:
+        """An insert that can also update, or do nothing, on a conflict."""
+        ...
+
+    def is_error(self, error: BaseException) -> bool:
+        """Whether the driver raised it."""
+        ...
+
+    def is_busy(self, error: BaseException) -> bool:
+        """Whether someone else holds the lock, so that trying again later may work."""
+        ...
+
+    def translate(self, error: BaseException) -> Exception:
+        """An error of the driver, as one that says what to do."""
+        ...
+
+
+class Statement:
+    """A statement compiled once for a dialect, with the conversions of its types."""
+
+    def __init__(self, element: sa.sql.ClauseElement, dialect: sa.Dialect) -> None:
+        compiled = element.compile(dialect=dialect)
+        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
+        self.sql = compiled.string
+        self._constants = compiled.params
+        self._binds = [
+            (name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
+            for name in compiled.positiontup or ()
+        ]
+        returned: Any = getattr(element, "selected_columns", None)
+        if returned is None:
+            returned = getattr(element, "exported_columns", None) or ()
+        self._results = [
+            column.type.dialect_impl(dialect).result_processor(dialect, None) for column in returned
+        ]
+
+    def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The values in the statement's order, as the driver takes them."""
+        given = {**self._constants, **values}
+        return tuple(
+            given[name] if process is None else process(given[name])
+            for name, process in self._binds
+        )
+
+    def rows(self, fetched: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """Fetched rows, as their columns type them."""
+        return [
+            tuple(
+                value if process is None else process(value)
+                for value, process in zip(row, self._results, strict=True)
+            )
+            for row in fetched
+        ]
+
+
+class Transaction:
+    """One write transaction; it holds the write lock from its first moment."""
+
+    def __init__(self, connection: AsyncConnection, driver: Any) -> None:
+        self._connection = connection
+        self._driver = driver
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[tuple[Any, ...]]:
+        """Run a statement and return its typed rows."""
+        rows = await self._driver.execute_fetchall(statement.sql, statement.bind(values))
+        return statement.rows(rows)
+
+    async def execute_many(self, statement: Statement, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement once for each row of values."""
+        if rows:
+            cursor = await self._driver.executemany(
+                statement.sql, [statement.bind(r) for r in rows]
+            )
+            await cursor.close()
+
+    async def run_sync(self, function: Callable[[sa.Connection], T]) -> T:
+        """Run a function of a synchronous SQLAlchemy connection in the transaction."""
+        return await self._connection.run_sync(function)
+
+
+class Database:
+    """One database: a connection that reads, and one that writes, a transaction at a time.
+
+    Args:
+        db_url: As a user writes it, or with an async driver.
+        lock_timeout: Seconds to keep trying while another program holds the lock.
+        jitter: A random number between 0 and 1, for the delays between tries.
+
+    Raises:
+        SettingsError: The URL cannot be used.
+    """
+
+    def __init__(
+        self,
+        db_url: str | sa.URL,
+        *,
+        lock_timeout: float,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.url = async_url(db_url)
+        self.dialect: Dialect = SQLite(self.url)
+        self._lock_timeout = lock_timeout
+        self._jitter = jitter
+        self._engine: AsyncEngine | None = None
+        self._connections: list[AsyncConnection] = []
+        self._writing = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"Database({masked(self.url)!r})"
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            DatabaseError: The database cannot be opened.
+        """
+        await to_the_end(self._connect())
+
+    async def aclose(self) -> None:
+        """Close the connections; statements under way end first."""
+        await to_the_end(self._disconnect())
+
+    def statement(self, element: sa.sql.ClauseElement) -> Statement:
+        """Compile a statement for this database."""
+        assert self._engine is not None
+        return Statement(element, self._engine.dialect)
+
+    async def prepare(self, is_new: bool) -> None:
+        """Settle what belongs to the whole database, before its first transaction."""
+        await self.dialect.prepare(await self._driver(self._connections[-1]), is_new)
+
+    async def read(self, statement: Statement, **values: Any) -> list[tuple[Any, ...]]:
+        """Run one reading statement and return its typed rows.
+
+        Raises:
+            DatabaseBusyError: The database stayed locked for ``lock_timeout`` seconds.
+            DatabaseError: The database failed.
+        """
+        rows = await self._retrying(lambda: self._fetch(statement, statement.bind(values)))
+        return statement.rows(rows)
+
+    async def read_sync(self, function: Callable[[sa.Connection], T]) -> T:
+        """Run a reading function of a synchronous SQLAlchemy connection; for inspection."""
+
+        async def run() -> T:
+            async with self._writing:
+                connection = self._connections[0]
+                try:
+                    return await connection.run_sync(function)
+                finally:
+                    await connection.rollback()
+
+        return await self._retrying(lambda: to_the_end(run()))
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run ``work`` in a write transaction and commit it.
+
+        The transaction has a task of its own which always runs to its end; only while it waits
+        for the lock does a cancellation stop it. So a cancelled call never leaves a lock behind.
+
+        Raises:
+            DatabaseBusyError: The database stayed locked for ``lock_timeout`` seconds.
+            DatabaseError: The database failed; nothing of the transaction is kept.
+            asyncio.CancelledError: The call was cancelled. The transaction may have been
+                committed all the same: whoever must know reads it back.
+        """
+        async with self._writing:
+            left = asyncio.Event()
+            return await to_the_end(self._transact(work, left), left)
+
+    async def _connect(self) -> None:
+        self._engine = self.dialect.engine()
+        try:
+            for _ in range(1 if self.dialect.shares_connection else 2):
+                self._connections.append(await self._engine.connect())
+        except DBAPIError as error:
+            await self._disconnect()
+            raise self.dialect.translate(error) from error
+
+    async def _disconnect(self) -> None:
+        engine, self._engine = self._engine, None
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            await connection.close()
+        if engine is not None:
+            await engine.dispose()
+
+    async def _driver(self, connection: AsyncConnection) -> Any:
+        return (await connection.get_raw_connection()).driver_connection
+
+    async def _fetch(self, statement: Statement, values: tuple[Any, ...]) -> Any:
+        driver = await self._driver(self._connections[0])
+        if not self.dialect.shares_connection:
+            return await driver.execute_fetchall(statement.sql, values)
+        async with self._writing:  # on a shared connection, a reader would see a half-done write
+            return await driver.execute_fetchall(statement.sql, values)
+
+    async def _transact(
+        self, work: Callable[[Transaction], Awaitable[T]], left: asyncio.Event
+    ) -> T:
+        connection = self._connections[-1]
+        driver = await self._driver(connection)
+        await self._retrying(lambda: driver.execute_fetchall(self.dialect.begin), left)
+        try:
+            result = await work(Transaction(connection, driver))
+            await self._retrying(lambda: driver.execute_fetchall("COMMIT"))
+        except BaseException as error:
+            if driver.in_transaction:
+                await driver.execute_fetchall("ROLLBACK")
+            if self.dialect.is_error(error):
+                raise self.dialect.translate(error) from error
+            raise
+        finally:
+            if connection.in_transaction():  # SQLAlchemy's own idea of it, after run_sync
+                await connection.rollback()
+        return result
+
+    async def _retrying(
+        self, attempt: Callable[[], Awaitable[T]], left: asyncio.Event | None = None
+    ) -> T:
+        """Try until the lock is free; ``left`` set means that nobody waits any more."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._lock_timeout
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                return await attempt()
+            except BaseException as error:
+                if not self.dialect.is_error(error):
+                    raise
+                if not self.dialect.is_busy(error) or loop.time() >= deadline:
+                    raise self.dialect.translate(error) from error
+            if left is not None and left.is_set():
+                raise asyncio.CancelledError
+            await asyncio.sleep(delay * (0.5 + self._jitter()))
+            delay = min(2 * delay, _LONGEST_DELAY)

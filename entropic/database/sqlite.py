@@ -1,0 +1,117 @@
+"""SQLite through aiosqlite: pragmas, clock, lists of keys, and what its errors mean."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from entropic.errors import DatabaseBusyError, DatabaseError
+
+# A short busy timeout, with retries from the loop: a long one would block a cancellation.
+_BUSY_TIMEOUT_SECONDS: Final = 0.2
+
+# The first releases in which a WAL reset cannot lose a commit that another process is reading;
+# 3.50 and 3.44 have the fix in their own lines.
+_WAL_FIXED: Final = (3, 51, 3)
+_WAL_FIXED_LINES: Final = ((3, 50, 7), (3, 44, 6))
+
+
+class SQLite:
+    """What is special about SQLite.
+
+    Attributes:
+        shares_connection: Whether there can only be one connection: a database in memory.
+    """
+
+    begin: Final = "BEGIN IMMEDIATE"
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self.shares_connection = not url.database or url.database == ":memory:"
+
+    @property
+    def now(self) -> sa.ColumnElement[Any]:
+        """Seconds since 1970; by the Julian day, as ``unixepoch`` is not in older releases."""
+        return sa.cast((sa.func.julianday("now") - 2440587.5) * 86400.0, sa.Double())
+
+    def engine(self) -> AsyncEngine:
+        """An engine whose connections begin no transaction by themselves."""
+        return create_async_engine(
+            self.url,
+            hide_parameters=True,
+            # Transactions are begun by hand: the driver's own BEGIN is deferred, and a
+            # read-then-write in one loses updates or fails at once.
+            connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "isolation_level": None},
+        )
+
+    async def prepare(self, driver: Any, is_new: bool) -> None:
+        """Set a new database up; an existing one keeps its journal mode."""
+        if is_new and wal_is_safe(sqlite3.sqlite_version_info) and not self.shares_connection:
+            await driver.execute_fetchall("PRAGMA journal_mode = WAL")
+
+    @staticmethod
+    def keys(name: str) -> sa.TableValuedAlias:
+        """The keys bound under ``name``, any number of them as one value: a column ``value``."""
+        return sa.func.json_each(sa.bindparam(name, type_=sa.String())).table_valued(
+            sa.column("value", sa.String), name="keys"
+        )
+
+    @staticmethod
+    def insert(table: Any) -> Any:
+        """An insert that can also update, or do nothing, on a conflict."""
+        return sqlite.insert(table)
+
+    @staticmethod
+    def bind_keys(keys: Sequence[str]) -> str:
+        """The value to bind for some keys."""
+        return json.dumps(keys)
+
+    @staticmethod
+    def is_error(error: BaseException) -> bool:
+        """Whether the driver raised it."""
+        return isinstance(error, sqlite3.Error | DBAPIError)
+
+    @staticmethod
+    def is_busy(error: BaseException) -> bool:
+        """Whether someone else holds the lock, so that trying again later may work."""
+        return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+    def translate(self, error: BaseException) -> DatabaseError:
+        """An error of the driver, as one that says what to do."""
+        code = _code(error)
+        path = self.url.database or ":memory:"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return DatabaseBusyError(
+                f"the database {path} stayed locked by another program; see who has it open"
+                f" (for example with: fuser -v '{path}'), or give the store a longer lock_timeout"
+            )
+        what = {
+            sqlite3.SQLITE_CANTOPEN: "cannot be opened; its folder must exist and be writable",
+            sqlite3.SQLITE_READONLY: "is read-only; make the file and its folder writable",
+            sqlite3.SQLITE_FULL: "cannot grow: the disk is full; free some room and try again",
+            sqlite3.SQLITE_NOTADB: "is no SQLite database; choose another path",
+            sqlite3.SQLITE_CORRUPT: "is damaged; restore a copy, or see sqlite3's .recover",
+            sqlite3.SQLITE_IOERR: "failed to read or write; see the disk",
+        }.get(code, "refused")
+        return DatabaseError(f"the database {path} {what} ({_original(error)})")
+
+
+def _original(error: BaseException) -> BaseException:
+    return getattr(error, "orig", None) or error
+
+
+def _code(error: BaseException) -> int:
+    """The primary result code: the low byte of the extended one."""
+    return (getattr(_original(error), "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this release of SQLite has the fix of the WAL-reset fault."""
+    return version >= _WAL_FIXED or any(
+        version[:2] == line[:2] and version >= line for line in _WAL_FIXED_LINES
+    )

@@ -1,0 +1,345 @@
+"""Every statement the library executes, for one model in one database.
+
+A run's row is in the user's table; its bookkeeping is in ``entropic_runs``. Tokens are handed out
+here and never restart: each claim, registration and re-run has a higher one than all before it,
+so a late owner can be told from the current one. Files are left to ``artifacts``.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, TypeVar
+
+from entropic.database import Database, Transaction
+from entropic.errors import EntropicError, IdConflictError
+from entropic.identity import Identity, ParameterSet
+from entropic.ledger.statements import RESULT_COLUMNS, Statements
+from entropic.models import RESERVED, Base, detached
+
+R = TypeVar("R", bound=Base)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Where a run's result is, and what is known of it.
+
+    Attributes:
+        folder: The id of the results folder that it was published in.
+        name: The name in that folder that is the run's own, even after its row was deleted.
+        registered_path: The absolute path of a result that was registered.
+        companions: Whether other files were published beside it.
+        size: Its bytes; ``None`` where not recorded.
+        digest: SHA-256 of it, in hexadecimal; ``None`` where not computed.
+        host: The machine that it ran on.
+        started_at: When it was started, in seconds since 1970.
+        elapsed_seconds: Of the runner alone.
+    """
+
+    folder: str | None = None
+    name: str | None = None
+    registered_path: str | None = None
+    companions: bool | None = None
+    size: int | None = None
+    digest: str | None = None
+    host: str | None = None
+    started_at: float | None = None
+    elapsed_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[R]):
+    """What the database holds under one id: a stored run, or only traces of one.
+
+    Attributes:
+        record: A plain detached instance of the model as it is stored; ``None`` without a row.
+        values: The stored parameters; empty without a row.
+        result: The bookkeeping; all ``None`` for a row that entropic 2 left.
+        published: The token of the stored result, or 0.
+        is_claimed: Whether somebody is running it at this moment.
+    """
+
+    record: R | None
+    values: Mapping[str, Any]
+    result: Result
+    published: int
+    is_claimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run one id.
+
+    Attributes:
+        token: Higher than that of every owner before.
+        published: The token of the result that is stored; one that was stored since the last
+            look means that there is nothing to run.
+    """
+
+    token: int
+    published: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that has ended well and is to be published and stored.
+
+    Attributes:
+        parameters: What was run.
+        stored: Its values as they go to the database.
+        token: The token that it was run under.
+        custom_data: What goes to the row's ``custom_data``.
+    """
+
+    parameters: ParameterSet
+    stored: Mapping[str, Any]
+    token: int
+    custom_data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where a result has been put.
+
+    Attributes:
+        path: The path that the row gives.
+        result: What is known of it.
+    """
+
+    path: str
+    result: Result
+
+
+RunT = TypeVar("RunT", bound=Finished)
+
+
+class Ledger(Generic[R]):
+    """The statements of one model in one open database.
+
+    Args:
+        database: The open database.
+        identity: The model's rules in it.
+        model: The model's name in the side tables.
+    """
+
+    def __init__(
+        self, database: Database, identity: Identity, model: str, record_class: type[R]
+    ) -> None:
+        self._database = database
+        self._identity = identity
+        self._model = model
+        self._class = record_class
+        self._names = (*RESERVED, *identity.parameters)
+        self._statements = Statements(database, identity)
+
+    async def look_up(self, ids: Sequence[str]) -> dict[str, Entry[R]]:
+        """What there is under each of these ids; every id is in the answer.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        keys = self._database.dialect.bind_keys(ids)
+        rows = await self._database.read(self._statements.look_up, b_model=self._model, b_ids=keys)
+        return self._entries(rows)
+
+    async def claim(self, ids: Sequence[str], owner: str) -> dict[str, Claim]:
+        """Take the right to run these ids.
+
+        Raises:
+            DatabaseError: The database failed; nothing is claimed.
+        """
+        return await self._database.write(lambda t: self._claim(t, ids, owner))
+
+    async def complete(
+        self,
+        runs: Sequence[RunT],
+        publish: Callable[
+            [list[tuple[RunT, Entry[R]]]], Awaitable[list[Published | EntropicError]]
+        ],
+    ) -> dict[str, Entry[R] | EntropicError]:
+        """Publish and store finished runs, all in one transaction.
+
+        Args:
+            runs: The runs; each id once.
+            publish: Called under the write lock with those runs that nobody has overtaken, each
+                with what there is under its id. It gives them their final names, or returns the
+                error that kept it from doing so.
+
+        Returns:
+            For each id what is stored now, by this run or by a later owner that was faster; or
+            the error that kept this one run from being stored.
+
+        Raises:
+            DatabaseError: The database failed; no row is stored.
+        """
+
+        async def work(transaction: Transaction) -> dict[str, Entry[R] | EntropicError]:
+            before = await self._entries_in(transaction, [run.parameters.id for run in runs])
+            done: dict[str, Entry[R] | EntropicError] = {}
+            ready: list[tuple[RunT, Entry[R]]] = []
+            for run in runs:
+                entry = before[run.parameters.id]
+                if conflict := self.conflict(run.parameters, entry):
+                    done[run.parameters.id] = conflict
+                elif is_fenced(entry, run.token):
+                    done[run.parameters.id] = entry
+                else:
+                    ready.append((run, entry))
+            stored = []
+            for (run, _), published in zip(ready, await publish(ready), strict=True):
+                if isinstance(published, EntropicError):
+                    done[run.parameters.id] = published
+                else:
+                    stored.append((run, published))
+            done |= await self._store(transaction, stored, before)
+            return done
+
+        return await self._database.write(work)
+
+    async def register(self, run: Finished, published: Published) -> Entry[R]:
+        """Store a row for a result that was made elsewhere; it replaces the one that was there.
+
+        Raises:
+            IdConflictError: The id holds other parameters.
+            DatabaseError: The database failed; nothing is stored.
+        """
+        id = run.parameters.id
+
+        async def work(transaction: Transaction) -> Entry[R]:
+            before = await self._entries_in(transaction, [id])
+            if conflict := self.conflict(run.parameters, before[id]):
+                raise conflict
+            # A claim like any other, so that an older run that is still under way is fenced.
+            token = (await self._claim(transaction, [id], "register"))[id].token
+            # The name that an earlier run had in the folder stays the id's own.
+            known = before[id].result
+            result = replace(published.result, folder=known.folder, name=known.name)
+            stored = [(replace(run, token=token), replace(published, result=result))]
+            return (await self._store(transaction, stored, before))[id]
+
+        return await self._database.write(work)
+
+    async def fail(self, failures: Sequence[tuple[str, int, dict[str, Any] | None]]) -> None:
+        """Give claims back: (id, token, what went wrong) each; ``None`` for an interruption.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        rows = [
+            {
+                "b_model": self._model,
+                "b_id": id,
+                "b_token": token,
+                "b_state": "interrupted" if error is None else "failed",
+                "b_error": error,
+            }
+            for id, token, error in failures
+        ]
+        await self._database.write(lambda t: t.execute_many(self._statements.fail, rows))
+
+    async def delete(self, id: str) -> Entry[R] | None:
+        """Remove a row; its tokens stay behind, so that nothing staged before comes back.
+
+        Returns:
+            What was there; ``None`` if there was no row.
+
+        Raises:
+            DatabaseError: The database failed; nothing is removed.
+        """
+
+        async def work(transaction: Transaction) -> Entry[R] | None:
+            entry = (await self._entries_in(transaction, [id]))[id]
+            if entry.record is None:
+                return None
+            await transaction.fetch(self._statements.delete, b_id=id)
+            await transaction.fetch(
+                self._statements.bury, b_model=self._model, b_id=id, b_result_name=None
+            )
+            return entry
+
+        return await self._database.write(work)
+
+    def conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
+        """The error to raise where an id holds other parameters than those asked for."""
+        if entry.record is None or self._identity.digest(entry.values) == parameters.digest:
+            return None
+        names = self._identity.differences(parameters.values, entry.values)
+        differing = ", ".join(
+            f"{name} is {entry.values[name]!r} there and {parameters.values[name]!r} here"
+            for name in names
+        )
+        return IdConflictError(
+            f"the id {parameters.id!r} holds a run with other parameters ({differing}); nothing"
+            " was overwritten: choose another id, or delete that run first",
+            id=parameters.id,
+        )
+
+    async def _entries_in(
+        self, transaction: Transaction, ids: Sequence[str]
+    ) -> dict[str, Entry[R]]:
+        keys = self._database.dialect.bind_keys(ids)
+        return self._entries(
+            await transaction.fetch(self._statements.look_up, b_model=self._model, b_ids=keys)
+        )
+
+    async def _claim(
+        self, transaction: Transaction, ids: Sequence[str], owner: str
+    ) -> dict[str, Claim]:
+        keys = self._database.dialect.bind_keys(ids)
+        claimed = await transaction.fetch(
+            self._statements.claim, b_model=self._model, b_ids=keys, b_owner=owner
+        )
+        return {id: Claim(token, published) for id, token, published in claimed}
+
+    async def _store(
+        self,
+        transaction: Transaction,
+        stored: Sequence[tuple[Finished, Published]],
+        before: Mapping[str, Entry[R]],
+    ) -> dict[str, Entry[R]]:
+        now = datetime.now(UTC)
+        rows, settled, done = [], [], {}
+        for run, published in stored:
+            id = run.parameters.id
+            earlier = before[id].record
+            reserved = {
+                "id": id,
+                "result_file": published.path,
+                "created_at": now if earlier is None else earlier.created_at,
+                "custom_data": dict(run.custom_data),
+            }
+            rows.append(_bound({**reserved, **run.stored}))
+            about = dict(zip(_RESULT_NAMES, astuple(published.result), strict=True))
+            settled.append(_bound({"model": self._model, "id": id, "token": run.token, **about}))
+            values = run.parameters.values
+            record = detached(self._class, {**reserved, **values})
+            done[id] = Entry(record, values, published.result, run.token, is_claimed=False)
+        await transaction.execute_many(self._statements.store, rows)
+        await transaction.execute_many(self._statements.settle, settled)
+        return done
+
+    def _entries(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, Entry[R]]:
+        of_result = 1 + len(self._names)
+        entries = {}
+        for key, *row in rows:
+            attributes = dict(zip(self._names, row, strict=False))
+            published, is_claimed, *about = row[of_result - 1 :]
+            record = None
+            values: dict[str, Any] = {}
+            if attributes["id"] is not None:
+                record = detached(self._class, attributes)
+                values = {name: attributes[name] for name in self._identity.parameters}
+            entries[key] = Entry(record, values, Result(*about), published or 0, bool(is_claimed))
+        return entries
+
+
+def is_fenced(entry: Entry[Any], token: int) -> bool:
+    """Whether a later owner has stored its result already, so that this one comes too late."""
+    return entry.record is not None and entry.published > token
+
+
+_RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)
+assert len(_RESULT_NAMES) == len(fields(Result))
+
+
+def _bound(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"b_{name}": value for name, value in values.items()}

@@ -1,0 +1,157 @@
+"""The ledger's statements, in SQLAlchemy's Core; compiled once for a model in a database.
+
+Bound names begin with ``b_``: SQLAlchemy keeps bare column names for itself.
+"""
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from entropic.database import Database
+from entropic.identity import Identity
+from entropic.models import RESERVED, runs_table
+
+RUN: Final = runs_table.c
+RESULT_COLUMNS: Final = (
+    RUN.folder,
+    RUN.result_name,
+    RUN.registered_path,
+    RUN.companions,
+    RUN.size,
+    RUN.digest,
+    RUN.host,
+    RUN.started_at,
+    RUN.elapsed_seconds,
+)
+"""What the bookkeeping knows of a result, in the order of the fields of ``Result``."""
+
+
+class Statements:
+    """The statements of one model."""
+
+    def __init__(self, database: Database, identity: Identity) -> None:
+        dialect = database.dialect
+        attributes = sa.inspect(identity.model).columns
+        columns = {name: attributes[name] for name in (*RESERVED, *identity.parameters)}
+        table = columns["id"].table
+        self.look_up = database.statement(_look_up(dialect.keys("b_ids"), table, columns))
+        self.claim = database.statement(_claim(dialect.insert(runs_table), dialect.keys("b_ids")))
+        self.store = database.statement(_store(dialect.insert(table), columns))
+        self.settle = database.statement(_settle())
+        self.fail = database.statement(_fail(table))
+        self.delete = database.statement(sa.delete(table).where(table.c.id == _bound("b_id")))
+        self.bury = database.statement(_bury(dialect.insert(runs_table)))
+
+
+def _bound(name: str, kind: Any = None) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=kind or sa.String())
+
+
+def _is_this_run() -> sa.ColumnElement[bool]:
+    return (RUN.model == _bound("b_model")) & (RUN.id == _bound("b_id"))
+
+
+def _look_up(
+    keys: sa.TableValuedAlias, table: sa.FromClause, columns: dict[str, sa.Column[Any]]
+) -> sa.Select[Any]:
+    """For every id that is asked for, what there is: a row, bookkeeping, both or neither."""
+    key = keys.c.value
+    joined = keys.outerjoin(table, table.c.id == key).outerjoin(
+        runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key)
+    )
+    return sa.select(
+        key,
+        *columns.values(),
+        RUN.published,
+        RUN.owner.is_not(None),
+        *RESULT_COLUMNS,
+    ).select_from(joined)
+
+
+def _claim(insert: Any, keys: sa.TableValuedAlias) -> Any:
+    """A new owner, with the next token, for every id."""
+    first = sa.select(
+        _bound("b_model"),
+        keys.c.value,
+        sa.literal_column("'running'"),
+        sa.literal_column("1"),
+        sa.literal_column("0"),
+        sa.literal_column("1"),
+        _bound("b_owner"),
+    ).where(sa.true())  # without a WHERE, SQLite takes ON for the beginning of a join
+    names = ["model", "id", "state", "token", "published", "attempts", "owner"]
+    return (
+        insert.from_select(names, first, include_defaults=False)
+        .on_conflict_do_update(
+            index_elements=["model", "id"],
+            set_={
+                "state": "running",
+                "token": RUN.token + 1,
+                "attempts": RUN.attempts + 1,
+                "owner": insert.excluded.owner,
+            },
+        )
+        .returning(RUN.id, RUN.token, RUN.published)
+    )
+
+
+def _store(insert: Any, columns: dict[str, sa.Column[Any]]) -> Any:
+    """A row; one that is there already keeps its created_at."""
+    values = {c.name: _bound(f"b_{name}", c.type) for name, c in columns.items()}
+    replaced = {c.name: insert.excluded[c.name] for c in columns.values()}
+    del replaced["id"], replaced["created_at"]
+    return insert.values(values).on_conflict_do_update(index_elements=["id"], set_=replaced)
+
+
+def _settle() -> sa.Update:
+    """A run that is stored now; a claim that is newer than it stays as it is."""
+    is_last = RUN.token == _bound("b_token", RUN.token.type)
+    values = {column.name: _bound(f"b_{column.name}", column.type) for column in RESULT_COLUMNS}
+    return (
+        sa.update(runs_table)
+        .where(_is_this_run())
+        .values(
+            state=sa.case((is_last, "done"), else_=RUN.state),
+            owner=sa.case((is_last, sa.null()), else_=RUN.owner),
+            lease_expires=sa.case((is_last, sa.null()), else_=RUN.lease_expires),
+            published=_bound("b_token", RUN.published.type),
+            error=sa.null(),
+            **values,
+        )
+    )
+
+
+def _fail(table: sa.FromClause) -> sa.Update:
+    """A claim given back; an earlier result of the run stays what it was."""
+    is_stored = sa.exists().where(table.c.id == _bound("b_id"))
+    return (
+        sa.update(runs_table)
+        .where(_is_this_run(), RUN.token == _bound("b_token", RUN.token.type))
+        .values(
+            state=sa.case((is_stored, "done"), else_=_bound("b_state")),
+            owner=sa.null(),
+            lease_expires=sa.null(),
+            error=_bound("b_error", RUN.error.type),
+        )
+    )
+
+
+def _bury(insert: Any) -> Any:
+    """What stays of a deleted run: its tokens, all of them settled, and the name it had."""
+    return insert.values(
+        model=_bound("b_model"),
+        id=_bound("b_id"),
+        state="deleted",
+        token=0,
+        published=0,
+        attempts=0,
+        result_name=_bound("b_result_name"),
+    ).on_conflict_do_update(
+        index_elements=["model", "id"],
+        set_={
+            "state": sa.case((RUN.owner.is_not(None), RUN.state), else_="deleted"),
+            "published": RUN.token,
+            "registered_path": sa.null(),
+            "error": sa.null(),
+        },
+    )

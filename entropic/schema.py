@@ -1,0 +1,259 @@
+"""Opening a database for a model: its tables, and its identity defaults.
+
+What is missing is made, what is there is compared, and the defaults are settled once and for all.
+Two processes may open at once: everything is looked at first, and what has to change is looked
+at again under the write lock. Rows are left to ``ledger``.
+"""
+
+import logging
+import uuid
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateColumn
+
+from entropic.database import Database, Transaction
+from entropic.errors import SchemaError
+from entropic.identity import Identity
+from entropic.models import Base, ExactDecimal, columns_table, models_table, side_tables
+
+FORMAT: Final = 1
+"""The version of the side tables and of the rules for ids."""
+
+_logger = logging.getLogger("entropic")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening has settled for a model.
+
+    Attributes:
+        identity: The model's rules in this database.
+        model: The model's name in the side tables: that of its table.
+        nonce: Marks what this cache stages in a results folder that others use, too.
+    """
+
+    identity: Identity
+    model: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the database holds of a model."""
+
+    is_new: bool
+    has_side_tables: bool
+    columns: dict[str, Any] | None
+    has_rows: bool
+    entry: tuple[int, str, bool] | None
+    defaults: dict[str, str | None]
+
+
+async def open_schema(database: Database, model: type[Base]) -> Opened:
+    """Make the database ready for a model.
+
+    Returns:
+        The model's identity in this database, and the cache's names.
+
+    Raises:
+        SchemaError: The table differs from the model in a way that cannot be mended without
+            knowing what was meant; says which column, and what to do.
+        ModelError: The model cannot hold runs.
+        DatabaseError: The database failed.
+    """
+    table = sa.inspect(model).local_table
+    assert isinstance(table, sa.Table)
+    model_identity = Identity(model)
+    seen = await database.read_sync(lambda connection: _look(connection, table))
+    if _is_settled(seen, model_identity):
+        return _opened(seen, model, table)
+    await database.prepare(seen.is_new)
+
+    async def settle(transaction: Transaction) -> _Seen:
+        return await transaction.run_sync(lambda c: _settle(c, table, model_identity))
+
+    return _opened(await database.write(settle), model, table)
+
+
+def _opened(seen: _Seen, model: type[Base], table: sa.Table) -> Opened:
+    assert seen.entry is not None
+    _, nonce, from_2x = seen.entry
+    defaults = {name: text for name, text in seen.defaults.items() if text is not None}
+    return Opened(Identity(model, defaults, from_2x=from_2x), table.fullname, nonce)
+
+
+def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
+    inspector = sa.inspect(connection)
+    names = set(inspector.get_table_names())
+    has_side_tables = all(side.name in names for side in side_tables.sorted_tables)
+    has_table = inspector.has_table(table.name, table.schema)
+    found: dict[str, Any] | None = None
+    has_rows = False
+    if has_table:
+        found = {c["name"]: c for c in inspector.get_columns(table.name, table.schema)}
+        has_rows = connection.execute(
+            sa.select(sa.exists(sa.select(sa.text("1")).select_from(table)))
+        ).scalar_one()
+    entry = None
+    defaults: dict[str, str | None] = {}
+    if has_side_tables:
+        mine = models_table.c.model == table.fullname
+        columns = models_table.c
+        row = connection.execute(
+            sa.select(columns.format, columns.nonce, columns.from_2x).where(mine)
+        ).one_or_none()
+        entry = None if row is None else (row.format, row.nonce, row.from_2x)
+        query = sa.select(columns_table.c.parameter, columns_table.c.identity_default)
+        rows = connection.execute(query.where(columns_table.c.model == table.fullname))
+        defaults = {row.parameter: row.identity_default for row in rows}
+    return _Seen(not names, has_side_tables, found, bool(has_rows), entry, defaults)
+
+
+def _is_settled(seen: _Seen, identity: Identity) -> bool:
+    """Whether there is nothing to make, to add or to write down."""
+    if seen.entry is not None and seen.entry[0] > FORMAT:
+        raise SchemaError(
+            f"the database was used by a newer entropic (format {seen.entry[0]}, this one knows"
+            f" {FORMAT}); update entropic"
+        )
+    if seen.columns is None:
+        return False
+    missing = _missing_columns(seen.columns, identity)
+    return (
+        seen.entry is not None
+        and not missing
+        and identity.parameters.keys() <= seen.defaults.keys()
+    )
+
+
+def _settle(connection: sa.Connection, table: sa.Table, identity: Identity) -> _Seen:
+    """Under the write lock: look again, then make, add and write down what is missing."""
+    seen = _look(connection, table)
+    if _is_settled(seen, identity):
+        return seen
+    side_tables.create_all(connection)
+    added: list[str] = []
+    if seen.columns is None:
+        table.create(connection)
+    else:
+        added = _missing_columns(seen.columns, identity)
+        for name in added:
+            _add_column(connection, table, identity, name)
+    from_2x = seen.entry[2] if seen.entry is not None else seen.has_rows
+    if seen.entry is None:
+        connection.execute(
+            sa.insert(models_table).values(
+                model=table.fullname, format=FORMAT, nonce=uuid.uuid4().hex[:8], from_2x=from_2x
+            )
+        )
+    first_sight = seen.entry is None
+    for name in identity.parameters:
+        if name not in seen.defaults:
+            default = identity.model_default(name)
+            if first_sight and from_2x and name not in added:
+                default = None  # entropic 2 put every parameter that was passed into the id
+            elif not first_sight or name in added:
+                default = default or "null"  # what the rows that were there before now hold
+            connection.execute(
+                sa.insert(columns_table).values(
+                    model=table.fullname, parameter=name, identity_default=default
+                )
+            )
+    return _look(connection, table)
+
+
+def _add_column(connection: sa.Connection, table: sa.Table, identity: Identity, name: str) -> None:
+    """Add the column of a parameter; rows that are there get the literal default."""
+    column = identity.parameters[name].column
+    value = identity.coerce(name, identity.parameters[name].literal_default)
+    default = None
+    if value is not None:
+        literal = sa.literal(value, column.type)
+        default = sa.text(
+            str(literal.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
+        )
+    bare = sa.Column(column.name, column.type, nullable=column.nullable, server_default=default)
+    sa.Table(table.name, sa.MetaData(), bare, schema=table.schema)
+    prepare = connection.dialect.identifier_preparer
+    connection.execute(
+        sa.text(
+            f"ALTER TABLE {prepare.format_table(table)} ADD COLUMN"
+            f" {CreateColumn(bare).compile(dialect=connection.dialect)}".replace(":", r"\:")
+        )
+    )
+    _logger.info("added the column %s.%s, which the model has gained", table.name, column.name)
+
+
+def _missing_columns(columns: dict[str, Any], identity: Identity) -> list[str]:
+    """The parameters that the table lacks.
+
+    Raises:
+        SchemaError: Something else differs, or a missing column cannot be added.
+    """
+    table = sa.inspect(identity.model).local_table
+    assert isinstance(table, sa.Table)
+    of_parameters = {p.column.name: name for name, p in identity.parameters.items()}
+    missing = []
+    for column in table.columns:
+        found = columns.get(column.name)
+        if found is not None:
+            _check_column(table, column, found)
+        elif column.name not in of_parameters:
+            raise SchemaError(
+                f"the table {table.name!r} has no column {column.name!r}: it was not made by"
+                " entropic; give the model another __tablename__"
+            )
+        else:
+            missing.append(of_parameters[column.name])
+    for name in missing:
+        parameter = identity.parameters[name]
+        if not (parameter.has_literal_default or parameter.column.nullable):
+            raise SchemaError(
+                f"the model has gained {identity.model.__name__}.{name}, and nothing says which"
+                f" value it has in the rows of {table.name!r} that are stored already: give it a"
+                " default (mapped_column(default=...)), make it nullable, or give the model"
+                " another __tablename__"
+            )
+    for name in columns.keys() - {column.name for column in table.columns}:
+        raise SchemaError(
+            f"the table {table.name!r} has a column {name!r} that {identity.model.__name__} lacks,"
+            " so runs that differ in it could not be told apart: put the parameter back, or give"
+            " the model another __tablename__"
+        )
+    return missing
+
+
+def _check_column(table: sa.Table, column: sa.Column[Any], found: dict[str, Any]) -> None:
+    wanted, stored = _family(column.type), _family(found["type"])
+    # A decimal that entropic 2 stored is a number, and JSON may lie in a text column.
+    fits = wanted == stored or {wanted, stored} == {"json", "text"}
+    if not fits and not (isinstance(column.type, ExactDecimal) and stored == "number"):
+        raise SchemaError(
+            f"{table.name}.{column.name} is {found['type']} in the database and {column.type!r} in"
+            " the model: change the model back, or give it another __tablename__"
+        )
+    if column.nullable and not found["nullable"]:
+        raise SchemaError(
+            f"{table.name}.{column.name} has become nullable in the model, and the table refuses"
+            " NULL: change the model back, or give it another __tablename__"
+        )
+
+
+def _family(kind: Any) -> str:
+    while isinstance(kind, sa.TypeDecorator):
+        kind = kind.impl_instance
+    for name, types in _FAMILIES.items():
+        if isinstance(kind, types):
+            return name
+    return "other"
+
+
+_FAMILIES: Final[dict[str, tuple[type, ...]]] = {
+    "integer": (sa.Integer, sa.Boolean),
+    "number": (sa.Numeric,),
+    "json": (sa.JSON,),
+    "text": (sa.String, sa.Uuid),
+    "time": (sa.Date, sa.DateTime),
+}
