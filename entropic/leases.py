@@ -1,0 +1,136 @@
+"""Who runs what, in this process: one flight for each run, shared by all who wait for it.
+
+A flight belongs to its waiters: it is stopped when the last of them leaves. A run that waits for
+another one is noted, so that a circle of runs is an error and no deadlock.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Generic, TypeVar
+
+from entropic.errors import RunCycleError
+
+T = TypeVar("T")
+
+Key = tuple[str, str]
+"""A run anywhere in the process: its cache, and its id."""
+
+
+class Flight(Generic[T]):
+    """A run under way.
+
+    Attributes:
+        task: Carries the run out; cancelled when the run was interrupted.
+        has_started: Whether the runner has been called; before that, nothing is lost by leaving.
+    """
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[T]
+        self.has_started = False
+        self._waiters = 0
+
+    async def wait(self) -> None:
+        """Wait until the flight has ended; a waiter that is cancelled leaves it.
+
+        Raises:
+            asyncio.CancelledError: The waiter itself was cancelled.
+        """
+        self._waiters += 1
+        try:
+            await asyncio.wait({self.task})
+        finally:
+            self._waiters -= 1
+            if not self._waiters and not self.task.done():
+                self.task.cancel()
+
+
+class Flights(Generic[T]):
+    """The runs under way in one store, by id."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, Flight[T]] = {}
+
+    def get(self, id: str) -> Flight[T] | None:
+        """The flight of a run, if it is under way."""
+        return self._flights.get(id)
+
+    def start(self, id: str, run: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> Flight[T]:
+        """Start a run that is not under way."""
+        assert id not in self._flights
+        flight: Flight[T] = Flight()
+        self._flights[id] = flight
+        flight.task = asyncio.create_task(run(flight), name=f"entropic run {id}")
+
+        def land(task: asyncio.Task[T]) -> None:
+            del self._flights[id]
+            if not task.cancelled():
+                task.exception()  # seen: its waiters raise it, and there may be none left
+
+        flight.task.add_done_callback(land)
+        return flight
+
+    async def stop(self) -> None:
+        """Cancel every flight and wait until all have ended."""
+        while self._flights:
+            tasks = [flight.task for flight in self._flights.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await asyncio.sleep(0)  # their callbacks
+
+
+# Across the stores of the process: runs of one store may ask for runs of another.
+_waits_for: Final[dict[Key, list[Key]]] = {}
+_lock: Final = threading.Lock()
+
+
+@contextmanager
+def waiting(chain: tuple[Key, ...], wanted: Key) -> Iterator[None]:
+    """Note that the innermost run of ``chain`` waits for another one.
+
+    Args:
+        chain: The runs that the request comes from, outermost first; empty for a user's own.
+        wanted: The run that it asks for.
+
+    Raises:
+        RunCycleError: The wanted run is waiting, directly or not, for one of the chain.
+    """
+    if not chain:
+        yield
+        return
+    with _lock:
+        if circle := _circle(chain, wanted):
+            names = " → ".join(id for _, id in circle)
+            raise RunCycleError(
+                f"a run needs its own result: {names}; none of them can ever finish",
+                chain=tuple(id for _, id in circle),
+                id=wanted[1],
+            )
+        _waits_for.setdefault(chain[-1], []).append(wanted)
+    try:
+        yield
+    finally:
+        with _lock:
+            waits = _waits_for[chain[-1]]
+            waits.remove(wanted)
+            if not waits:
+                del _waits_for[chain[-1]]
+
+
+def _circle(chain: tuple[Key, ...], wanted: Key) -> tuple[Key, ...] | None:
+    """The circle that waiting for ``wanted`` would close, or ``None``."""
+    if wanted in chain:
+        return (*chain[chain.index(wanted) :], wanted)
+    paths: list[tuple[Key, ...]] = [(wanted,)]
+    seen = {wanted}
+    while paths:
+        path = paths.pop()
+        for key in _waits_for.get(path[-1], ()):
+            if key in chain:
+                return (*chain[chain.index(key) :], *path, key)
+            if key not in seen:
+                seen.add(key)
+                paths.append((*path, key))
+    return None

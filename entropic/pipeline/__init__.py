@@ -1,0 +1,233 @@
+"""Carries out what ``schedule`` says: from an input of parameter sets to records.
+
+One pipeline: a single request is a sweep of one. It decides nothing of its own.
+"""
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from entropic.artifacts import ResultsFolder, find, remove_registered
+from entropic.errors import (
+    IdConflictError,
+    ResultMissingError,
+    ResultsDirError,
+    RunInterruptedError,
+    StoreClosedError,
+)
+from entropic.executors import Executor, Threads
+from entropic.identity import Identity, checked_id
+from entropic.leases import Flights, waiting
+from entropic.ledger import Entry, Finished, Ledger, Published, Result
+from entropic.models import Base
+from entropic.pipeline.lookup import Answer, Lookup, locate
+from entropic.pipeline.request import Request
+from entropic.pipeline.runs import Landed, Runs, own_name
+from entropic.pipeline.sources import Params, Source, as_source, check_iterable
+from entropic.worker import Runner, running
+
+# Hops to files are short, and most of them wait for a disk.
+_IO_THREADS: Final = 4
+
+__all__ = ["Pipeline", "Source", "as_source", "check_iterable"]
+
+R = TypeVar("R", bound=Base)
+
+_logger = logging.getLogger("entropic")
+
+
+class Pipeline(Generic[R]):
+    """The ways of one open store, between its database, its folder and its executor.
+
+    Args:
+        runner: The user's function.
+        identity: The model's rules.
+        ledger: The stored rows.
+        folder: The stored results.
+        nonce: Names this cache among those of the process and of the folder.
+        owner: Names this store in its claims.
+        checksum: Whether results get a digest.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        identity: Identity,
+        ledger: Ledger[R],
+        folder: ResultsFolder,
+        *,
+        nonce: str,
+        owner: str,
+        checksum: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._identity = identity
+        self._folder = folder
+        self._nonce = nonce
+        self._threads = Threads(_IO_THREADS, "entropic-files")
+        self._lookup = Lookup(identity, ledger, folder, self._threads)
+        self._is_closed = False
+        self._flights: Flights[Landed[R] | None] = Flights()
+        self._runs = Runs(
+            runner,
+            identity,
+            ledger,
+            folder,
+            self._threads,
+            nonce=nonce,
+            owner=owner,
+            checksum=checksum,
+        )
+
+    async def collect(
+        self,
+        source: Source,
+        executor: Executor,
+        custom_data: Mapping[str, Any],
+        *,
+        force: bool = False,
+    ) -> list[R]:
+        """One record for each distinct parameter set of an input, in first-seen order.
+
+        Args:
+            source: The parameter sets.
+            executor: Where to run what is missing.
+            custom_data: What goes to the rows of new runs.
+            force: Whether to run what is stored, too.
+
+        Raises:
+            Exception: What the first runner that failed raised, after those that were at work
+                have ended and been kept; or what the input raised.
+            EntropicError: A parameter set cannot be run, a run left no result, the folder or the
+                database failed.
+        """
+        request = Request(
+            source,
+            self._lookup,
+            lambda answer: self._obtain(answer, custom_data, executor, force=force),
+            self._flights,
+            workers=executor.workers,
+            force=force,
+        )
+        return await request.collect()
+
+    async def retrieve(self, params: Params) -> R | None:
+        """The record of a parameter set; ``None`` on a miss."""
+        answer = await self._lookup.one(params)
+        if answer is None or isinstance(answer.error, IdConflictError):
+            return None
+        if answer.error is not None:
+            raise answer.error
+        if answer.record is not None:
+            _logger.info("hit %s", answer.parameters.id)
+        return answer.record
+
+    async def register(
+        self, params: Params, result_file: str | os.PathLike[str], custom_data: Mapping[str, Any]
+    ) -> R:
+        """Store a row for a result that was made elsewhere."""
+        (parameters,) = await self._lookup.resolve([params])
+        published = await self._threads.run(_registered, os.fspath(result_file))
+        (answer,) = await self._lookup.answer([parameters])
+        parameters = answer.parameters
+        stored = await self._threads.run(self._identity.stored, parameters.values)
+        entry = await self._ledger.register(Finished(parameters, stored, 0, custom_data), published)
+        _logger.info("registered %s as %s", published.path, parameters.id)
+        assert entry.record is not None
+        return entry.record
+
+    async def delete(self, params: Params | None, id: str | None, *, remove_file: bool) -> bool:
+        """Remove a row, and its result if that is asked for; whether there was one."""
+        if id is None:
+            assert params is not None
+            answer = await self._lookup.one(params)
+            if answer is None or answer.entry.record is None:
+                return False
+            if isinstance(answer.error, IdConflictError):
+                raise answer.error
+            id = answer.parameters.id
+        entry = await self._ledger.delete(checked_id(id))
+        if entry is None:
+            return False
+        _logger.info("deleted the row of %s", id)
+        if remove_file:
+            await self._threads.run(self._remove_result, id, entry)
+        return True
+
+    async def aclose(self) -> None:
+        """Stop what can be stopped, let the rest end, and give everything back."""
+        self._is_closed = True
+        await self._flights.stop()
+        self._threads.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreClosedError("the store was closed while the call was under way")
+
+    async def _obtain(
+        self, answer: Answer[R], custom_data: Mapping[str, Any], executor: Executor, *, force: bool
+    ) -> Landed[R]:
+        """Run what was missing, or wait for the one who runs it already."""
+        while True:
+            parameters = answer.parameters
+            seen = None if force else answer.entry.published
+            flight = self._flights.get(parameters.id)
+            is_mine = flight is None
+            with waiting(running.get(), (self._nonce, parameters.id)):
+                if flight is None:
+                    run = functools.partial(
+                        self._runs.run,
+                        parameters=parameters,
+                        custom_data=custom_data,
+                        executor=executor,
+                        unless_newer_than=seen,
+                    )
+                    flight = self._flights.start(parameters.id, run)
+                await flight.wait()
+            if flight.task.cancelled():
+                self._check_open()
+                if is_mine:
+                    raise RunInterruptedError(
+                        f"the run {parameters.id} was interrupted",
+                        id=parameters.id,
+                        params=parameters.values,
+                    )
+            elif is_mine or not force:
+                landed = flight.task.result()
+                if landed is not None:
+                    return landed
+            # Somebody else's run was interrupted, or the row has changed: look again.
+            (answer,) = await self._lookup.answer([parameters])
+            if answer.error is not None:
+                raise answer.error
+            if answer.record is not None and not force:
+                return Landed(answer.record, 0.0)
+
+    def _remove_result(self, id: str, entry: Entry[R]) -> None:
+        name = own_name(self._folder, id, entry)
+        if name is not None and entry.result.registered_path is None:
+            self._folder.remove(name)
+            path: str | None = self._folder.spell(name)
+        else:
+            try:
+                path = locate(self._folder, id, entry)
+            except ResultsDirError:
+                return  # the whole folder is gone, and the file with it
+            if path is not None:
+                remove_registered(path)
+        _logger.info("deleted the result of %s (%s)", id, path)
+
+
+def _registered(path: str) -> Published:
+    """In a thread: the result that a user made, as it is now."""
+    if not os.path.lexists(path):
+        raise FileNotFoundError(
+            errno.ENOENT, "there is no result file to register; write it first", path
+        )
+    found = find(path)
+    if found is None:
+        raise ResultMissingError(f"the result to register, {path!r}, is empty or cannot be read")
+    return Published(path, Result(registered_path=os.path.abspath(path), size=found.size))

@@ -1,0 +1,78 @@
+"""Concurrent requests, gathered into one call at a time.
+
+The first request goes at once; those that come while it is under way share the next call. So a
+single request waits for nobody, and a thousand cost one statement.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Item, Answer]):
+    """Gathers requests.
+
+    Args:
+        call: Answers many items at once, in their order. It runs in a task of its own, which no
+            requester's cancellation stops.
+        most: The most items of one call, beyond those of a single larger request.
+    """
+
+    def __init__(
+        self, call: Callable[[list[Item]], Awaitable[Sequence[Answer]]], most: int
+    ) -> None:
+        self._call = call
+        self._most = most
+        self._requests: deque[tuple[Sequence[Item], asyncio.Future[list[Answer]]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(self, items: Sequence[Item]) -> list[Answer]:
+        """The answers to some items, in their order.
+
+        Raises:
+            Exception: What the call raised, for all whose items were in it.
+        """
+        if not items:
+            return []
+        answers: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self._requests.append((items, answers))
+        if self._task is None:
+            self._task = asyncio.create_task(self._work())
+        return await answers
+
+    async def _work(self) -> None:
+        try:
+            while self._requests:
+                await self._answer(self._next())
+        finally:
+            self._task = None
+
+    def _next(self) -> list[tuple[Sequence[Item], asyncio.Future[list[Answer]]]]:
+        taken = [self._requests.popleft()]
+        count = len(taken[0][0])
+        while self._requests and count + len(self._requests[0][0]) <= self._most:
+            taken.append(self._requests.popleft())
+            count += len(taken[-1][0])
+        return taken
+
+    async def _answer(
+        self, requests: list[tuple[Sequence[Item], asyncio.Future[list[Answer]]]]
+    ) -> None:
+        try:
+            answers = await self._call([item for items, _ in requests for item in items])
+        except BaseException as error:
+            for _, future in requests:
+                if not future.done():
+                    future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        start = 0
+        for items, future in requests:
+            if not future.done():
+                future.set_result(list(answers[start : start + len(items)]))
+            start += len(items)

@@ -1,0 +1,191 @@
+"""Is it there already: from params to a record, a miss, or the reason why neither can be said."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, TypeVar
+
+from entropic.artifacts import ResultsFolder
+from entropic.errors import EntropicError, ParamsError, ResultsDirError
+from entropic.executors import Threads
+from entropic.identity import Identity, ParameterSet, checked_id, is_heavy
+from entropic.ledger import Entry, Ledger
+from entropic.models import Base
+from entropic.pipeline.batching import Batcher
+
+R = TypeVar("R", bound=Base)
+
+_logger = logging.getLogger("entropic")
+
+# A re-run's file has its final name a moment before its row is committed: look again so often.
+_LOOKS: Final = 50
+_LOOK_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[R]):
+    """What a look-up says of one parameter set.
+
+    Attributes:
+        parameters: The set; its id is the one that it is, or will be, stored under.
+        entry: What the database holds under that id.
+        record: The record, with a path that works here; ``None`` on a miss.
+        error: Why neither a hit nor a miss can be said.
+        is_unsettled: The row and its result do not fit together, and somebody is running it:
+            most likely they are about to.
+    """
+
+    parameters: ParameterSet
+    entry: Entry[R]
+    record: R | None = None
+    error: EntropicError | None = None
+    is_unsettled: bool = False
+
+
+class Lookup(Generic[R]):
+    """Looks parameter sets up.
+
+    Args:
+        identity: The model's rules.
+        ledger: The stored rows.
+        folder: The stored results.
+        threads: Where to look at files, and to hash large values.
+    """
+
+    def __init__(
+        self, identity: Identity, ledger: Ledger[R], folder: ResultsFolder, threads: Threads
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._folder = folder
+        self._threads = threads
+        self._entries: Batcher[str, Entry[R]] = Batcher(self._look_up, most=2000)
+
+    async def resolve(
+        self, batch: Sequence[Mapping[str, Any]], first: int = 0
+    ) -> list[ParameterSet]:
+        """Coerce, check and identify parameter sets; the loop is not held up by large ones.
+
+        Args:
+            batch: The sets.
+            first: The position in the whole input of the first one, for error messages.
+
+        Raises:
+            ParamsError: One of them cannot be run; names its position where there are many.
+        """
+        if any(map(is_heavy, batch)):
+            return await self._threads.run(self._resolve, batch, first)
+        return self._resolve(batch, first)
+
+    async def answer(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
+        """What there is for each of some parameter sets.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        answers = await self._answer(sets)
+        for _ in range(_LOOKS):
+            unsettled = [at for at, answer in enumerate(answers) if answer.is_unsettled]
+            if not unsettled:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+            again = await self._answer([sets[at] for at in unsettled])
+            for at, answer in zip(unsettled, again, strict=True):
+                answers[at] = answer
+        for answer in answers:
+            _warn(answer)
+        return answers
+
+    async def one(self, params: Any) -> Answer[R] | None:
+        """What there is for params of which, with an ``id``, the others may be left out.
+
+        Returns:
+            ``None`` where the id holds other parameters than those given.
+
+        Raises:
+            ParamsError: The params cannot be anybody's.
+            DatabaseError: The database failed.
+        """
+        if not isinstance(params, Mapping) or "id" not in params:
+            return (await self.answer(await self.resolve([params])))[0]
+        id = checked_id(params["id"])
+        given = self._identity.coerce_given(params)
+        (entry,) = await self._entries.ask([id])
+        if entry.record is None or self._identity.differences(given, entry.values):
+            return None
+        digest = self._identity.digest(entry.values)
+        stored = ParameterSet(id, dict(entry.values), digest, has_own_id=True)
+        return (await self.answer([stored]))[0]
+
+    async def _answer(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
+        ids = dict.fromkeys(s.id for s in sets)
+        ids |= dict.fromkeys(s.id_2x for s in sets if s.id_2x is not None)
+        entries = dict(zip(ids, await self._entries.ask(list(ids)), strict=True))
+        if all(entry.record is None for entry in entries.values()):
+            return [Answer(s, entries[s.id]) for s in sets]
+        return await self._threads.run(lambda: [self._judge(s, entries) for s in sets])
+
+    async def _look_up(self, ids: list[str]) -> list[Entry[R]]:
+        found = await self._ledger.look_up(list(dict.fromkeys(ids)))
+        return [found[id] for id in ids]
+
+    def _resolve(self, batch: Sequence[Mapping[str, Any]], first: int) -> list[ParameterSet]:
+        resolved = []
+        for position, params in enumerate(batch, first):
+            try:
+                resolved.append(self._identity.resolve(params))
+            except ParamsError as error:
+                if position or len(batch) > 1:
+                    error.add_note(f"in the parameter set at position {position} of the input")
+                raise
+        return resolved
+
+    def _judge(self, wanted: ParameterSet, entries: Mapping[str, Entry[R]]) -> Answer[R]:
+        """In a thread: compare the stored parameters, and look for the result."""
+        entry = entries[wanted.id]
+        if entry.record is None and wanted.id_2x is not None:
+            older = entries[wanted.id_2x]
+            # Ids of entropic 2 collide: only the parameters say whether it is the same run.
+            if older.record is not None and self._ledger.conflict(wanted, older) is None:
+                wanted, entry = replace(wanted, id=wanted.id_2x), older
+        if entry.record is None:
+            return Answer(wanted, entry)
+        if conflict := self._ledger.conflict(wanted, entry):
+            return Answer(wanted, entry, error=conflict)
+        try:
+            path = locate(self._folder, wanted.id, entry)
+        except ResultsDirError as error:
+            return Answer(wanted, entry, error=error)
+        if path is None:
+            return Answer(wanted, entry, is_unsettled=entry.is_claimed)
+        entry.record.__dict__["result_file"] = path
+        return Answer(wanted, entry, entry.record)
+
+
+def locate(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
+    """The path of a stored run's result here and now; ``None`` when it is gone or cut short.
+
+    Raises:
+        ResultsDirError: The whole folder that holds it is gone.
+    """
+    assert entry.record is not None
+    return folder.locate(
+        id,
+        entry.record.result_file,
+        name=entry.result.name,
+        folder=entry.result.folder,
+        registered=entry.result.registered_path,
+        size=entry.result.size,
+    )
+
+
+def _warn(answer: Answer[Any]) -> None:
+    if answer.record is not None:
+        return
+    if answer.error is None and answer.entry.record is not None:
+        _logger.warning(
+            "the result of %s (%s) is gone or not as large as it was: a miss",
+            answer.parameters.id,
+            answer.entry.record.result_file,
+        )

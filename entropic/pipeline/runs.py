@@ -1,0 +1,350 @@
+"""One run, step by step: claim, execute, publish and commit, or give the claim back.
+
+Claims, commits and failures of concurrent runs share transactions. Whether a run is needed, and
+who waits for it, is left to the callers.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+from entropic._shield import to_the_end, undisturbed
+from entropic.artifacts import ResultsFolder, Stage, Staged
+from entropic.errors import EntropicError, ResultsDirError, RunError
+from entropic.executors import Executor, Threads
+from entropic.identity import Identity, ParameterSet, is_heavy
+from entropic.leases import Flight
+from entropic.ledger import Claim, Entry, Finished, Ledger, Published, Result
+from entropic.models import Base
+from entropic.pipeline.batching import Batcher
+from entropic.schedule import BATCH
+from entropic.worker import DURABLE_SECONDS, Job, Outcome, Runner, running
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R", bound=Base)
+
+_logger = logging.getLogger("entropic")
+
+_LONGEST_TRACEBACK: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Landed(Generic[R]):
+    """How a run ended well.
+
+    Attributes:
+        record: What is stored now: this run's record, or that of a later owner.
+        seconds: What the runner took.
+    """
+
+    record: R
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Executed(Finished):
+    """A finished run with what its executor left."""
+
+    stage: Stage
+    staged: Staged
+    outcome: Outcome
+
+
+_Failure = tuple[str, int, dict[str, Any] | None]
+
+
+class Runs(Generic[R]):
+    """Carries runs out.
+
+    Args:
+        runner: The user's function.
+        identity: The model's rules.
+        ledger: Where runs are claimed and stored.
+        folder: Where results are staged and published.
+        threads: Where files are touched.
+        nonce: Tells this cache's staged runs from those of others on the same folder.
+        owner: Names this store in its claims.
+        checksum: Whether results get a digest.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        identity: Identity,
+        ledger: Ledger[R],
+        folder: ResultsFolder,
+        threads: Threads,
+        *,
+        nonce: str,
+        owner: str,
+        checksum: bool,
+    ) -> None:
+        self._runner = runner
+        self._identity = identity
+        self._ledger = ledger
+        self._folder = folder
+        self._threads = threads
+        self._nonce = nonce
+        self._owner = owner
+        self._checksum = checksum
+        self._claims: Batcher[str, Claim] = Batcher(self._claim, BATCH)
+        self._commits: Batcher[_Executed, Entry[R] | EntropicError] = Batcher(self._commit, BATCH)
+        self._failures: Batcher[_Failure, None] = Batcher(self._fail, BATCH)
+
+    async def run(
+        self,
+        flight: Flight[Any],
+        parameters: ParameterSet,
+        custom_data: Mapping[str, Any],
+        executor: Executor,
+        *,
+        unless_newer_than: int | None,
+    ) -> Landed[R] | None:
+        """Run one parameter set.
+
+        Args:
+            flight: Told when the runner is called.
+            parameters: What to run.
+            custom_data: What goes to the row beside ``elapsed_seconds``.
+            executor: Where to run.
+            unless_newer_than: The token of the stored result that was looked at; a run that was
+                stored since then makes this one needless. ``None`` to run in any case.
+
+        Returns:
+            ``None`` when somebody has stored the run since it was looked up.
+
+        Raises:
+            Exception: What the runner raised, with a note that names the params.
+            EntropicError: The run left no result, or could not be stored.
+            asyncio.CancelledError: The run was interrupted; its claim has been given back.
+        """
+        claim: Claim | None = None
+        stage: Stage | None = None
+
+        async def take() -> None:
+            nonlocal claim, stage
+            (claim,) = await self._claims.ask([parameters.id])
+            stage = self._folder.stage(parameters.id, claim.token, self._nonce)
+
+        settled = False
+        try:
+            await to_the_end(take())
+            assert claim is not None
+            assert stage is not None
+            if unless_newer_than is not None and claim.published > unless_newer_than:
+                return None
+            job = await self._off_loop(parameters, self._job, parameters, claim, stage, custom_data)
+            async with executor.slot(len(job.chain)):
+                flight.has_started = True
+                outcome = await executor.run(job)
+            settled = True
+        except Exception as error:
+            # Not the runner's: the executor or the database. The run has failed all the same.
+            if claim is not None:
+                settled = True
+                await undisturbed(self._settle_failure(parameters, claim, stage, error, None))
+            raise
+        finally:
+            if claim is not None and not settled:
+                await undisturbed(self._give_back(parameters.id, claim, stage))
+        if outcome.error is not None:
+            await undisturbed(
+                self._settle_failure(parameters, claim, stage, outcome.error, outcome.traceback)
+            )
+            raise outcome.error
+        assert outcome.staged is not None
+        return await undisturbed(
+            self._store(parameters, claim, stage, outcome.staged, outcome, custom_data)
+        )
+
+    async def _off_loop(
+        self, parameters: ParameterSet, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """In a thread where the parameters are large; here, where a hop would cost more."""
+        if is_heavy(parameters.values):
+            return await self._threads.run(function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _job(
+        self,
+        parameters: ParameterSet,
+        claim: Claim,
+        stage: Stage,
+        custom_data: Mapping[str, Any],
+    ) -> Job:
+        return Job(
+            runner=self._runner,
+            params=parameters.values,
+            id=parameters.id,
+            cache=self._nonce,
+            stage=stage,
+            sidecar={
+                "format": 1,
+                "nonce": self._nonce,
+                "id": parameters.id,
+                "token": claim.token,
+                "owner": self._owner,
+                "values": self._identity.portable(parameters.values),
+                "custom_data": dict(custom_data),
+            },
+            checksum=self._checksum,
+            chain=running.get(),
+        )
+
+    async def _store(
+        self,
+        parameters: ParameterSet,
+        claim: Claim,
+        stage: Stage,
+        staged: Staged,
+        outcome: Outcome,
+        custom_data: Mapping[str, Any],
+    ) -> Landed[R]:
+        finished = _Executed(
+            parameters,
+            await self._off_loop(parameters, self._identity.stored, parameters.values),
+            claim.token,
+            {"elapsed_seconds": outcome.elapsed_seconds, **custom_data},
+            stage,
+            staged,
+            outcome,
+        )
+        (entry,) = await self._commits.ask([finished])
+        if isinstance(entry, EntropicError):
+            raise entry
+        assert entry.record is not None
+        return Landed(entry.record, outcome.elapsed_seconds)
+
+    async def _claim(self, ids: list[str]) -> list[Claim]:
+        claims = await self._ledger.claim(ids, self._owner)
+        return [claims[id] for id in ids]
+
+    async def _commit(self, runs: list[_Executed]) -> list[Entry[R] | EntropicError]:
+        entries = await self._ledger.complete(runs, self._publish)
+        answers = [entries[run.parameters.id] for run in runs]
+        # What could not be published stays staged, with its sidecar: it is finished work.
+        done = [r.stage for r, a in zip(runs, answers, strict=True) if _is_settled(a)]
+        await self._threads.run(self._discard, done)
+        for run, answer in zip(runs, answers, strict=True):
+            _log(run, answer)
+        return answers
+
+    async def _publish(
+        self, ready: list[tuple[_Executed, Entry[R]]]
+    ) -> list[Published | EntropicError]:
+        return await self._threads.run(self._publish_all, ready)
+
+    def _publish_all(
+        self, ready: list[tuple[_Executed, Entry[R]]]
+    ) -> list[Published | EntropicError]:
+        published: list[Published | EntropicError] = []
+        for run, entry in ready:
+            try:
+                published.append(self._publish_one(run, entry))
+            except ResultsDirError as error:
+                published.append(error)
+        if any(run.outcome.elapsed_seconds >= DURABLE_SECONDS for run, _ in ready):
+            self._folder.sync()
+        return published
+
+    def _publish_one(self, run: _Executed, entry: Entry[R]) -> Published:
+        ours = own_name(self._folder, run.parameters.id, entry)
+        name = self._folder.publish(run.stage, run.staged, run.parameters.id, ours)
+        result = Result(
+            folder=self._folder.id,
+            name=name,
+            companions=bool(run.staged.companions),
+            # A folder's size is not compared at each hit, so it is told by the digest alone.
+            size=None if run.staged.is_folder else run.staged.size,
+            digest=run.staged.digest,
+            host=run.outcome.host,
+            started_at=run.outcome.started_at,
+            elapsed_seconds=run.outcome.elapsed_seconds,
+        )
+        return Published(self._folder.spell(name), result)
+
+    async def _settle_failure(
+        self,
+        parameters: ParameterSet,
+        claim: Claim,
+        stage: Stage | None,
+        error: Exception,
+        traceback: str | None,
+    ) -> None:
+        """Put a failure on record; the failure itself is what the caller must hear of."""
+        _add_note(error, f"while running {parameters.id} with {_short(parameters.values)}")
+        if isinstance(error, RunError):
+            error.id, error.params = parameters.id, dict(parameters.values)
+        about = {
+            "type": f"{type(error).__module__}.{type(error).__qualname__}",
+            "message": str(error),
+            "traceback": (traceback or "")[-_LONGEST_TRACEBACK:],
+        }
+        _logger.info("run %s failed: %s: %s", parameters.id, about["type"], about["message"])
+        await self._end(parameters.id, claim, stage, about)
+
+    async def _give_back(self, id: str, claim: Claim, stage: Stage | None) -> None:
+        await self._end(id, claim, stage, None)
+
+    async def _end(
+        self, id: str, claim: Claim, stage: Stage | None, error: dict[str, Any] | None
+    ) -> None:
+        try:
+            if stage is not None:
+                await self._threads.run(self._discard, [stage])
+            await self._failures.ask([(id, claim.token, error)])
+        except Exception:
+            _logger.warning("the claim of %s could not be given back", id, exc_info=True)
+
+    async def _fail(self, failures: list[_Failure]) -> list[None]:
+        await self._ledger.fail(failures)
+        return [None] * len(failures)
+
+    def _discard(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            try:
+                self._folder.discard(stage)
+            except OSError:
+                _logger.warning("could not remove %s", stage.folder, exc_info=True)
+
+
+def own_name(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
+    """The name in the folder that is this run's own, or ``None`` when it has none yet."""
+    result = entry.result
+    if result.name is not None:
+        return result.name if result.folder == folder.id else None
+    # A row of entropic 2 has no bookkeeping; its result is ours where it says it is.
+    if entry.record is None or result.registered_path is not None:
+        return None
+    name = id + folder.suffix
+    stored = os.path.abspath(entry.record.result_file)
+    return name if stored == os.path.join(folder.path, name) else None
+
+
+def _is_settled(answer: object) -> bool:
+    return not isinstance(answer, ResultsDirError)
+
+
+def _add_note(error: Exception, note: str) -> None:
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+
+
+def _short(value: object, most: int = 500) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _log(run: _Executed, answer: Entry[Any] | EntropicError) -> None:
+    id = run.parameters.id
+    if isinstance(answer, EntropicError):
+        _logger.info("run %s could not be stored: %s", id, answer)
+    elif answer.published > run.token:
+        _logger.info("run %s came too late; the result of a later owner stands", id)
+    else:
+        assert answer.record is not None
+        _logger.info("run %s completed in %.4f s", id, run.outcome.elapsed_seconds)
+        _logger.info("published %s (run %s)", answer.record.result_file, id)

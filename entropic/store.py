@@ -1,0 +1,175 @@
+"""``Store``: the same API as ``AsyncStore``, for scripts and notebooks.
+
+Each method is one line: the call runs on the background loop, and the calling thread waits.
+"""
+
+import copy
+import os
+import weakref
+from collections.abc import AsyncIterable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, ClassVar, Final, Generic, Self
+
+from entropic._portal import CallerItems, portal
+from entropic.async_store import AsyncStore, Params, R, Runner
+
+
+class _BehindStore(AsyncStore[R]):
+    """The store behind a ``Store``: only there is a calling thread to run on."""
+
+    _EXECUTORS: ClassVar[tuple[str, ...]] = ("caller", "thread")
+
+
+class Store(Generic[R]):
+    """A run cache: each distinct parameter set runs once, ever; after that, its row is given.
+
+    A store opens at its first call. It may be used from several threads, inside a running event
+    loop (a notebook) and in a forked child, and can be pickled: it carries its settings, not its
+    connections.
+
+    Args:
+        runner: The simulation: takes a dict of params and writes one result, a file or a folder,
+            to ``params["result_file"]``. A plain function or an ``async def``.
+        result_cls: The model: a subclass of ``Base`` with a column for each parameter.
+        results_dir: The folder of the results; made when missing.
+        file_suffix: What the results' names end with.
+        db_url: The database: ``sqlite:///<path>``; ``sqlite://`` is one in memory, for this
+            store alone.
+        executor: Where the runner runs: ``"caller"``, the thread that called, one run at a time;
+            or ``"thread"``, a pool of threads. An ``async def`` is awaited on the store's own
+            event loop.
+        max_workers: How many runners run at once, other than on the calling thread; by default
+            as many as there are CPUs.
+        checksum: Whether to keep the SHA-256 of each result.
+        lock_timeout: Seconds to keep trying while another program has the database locked.
+
+    Raises:
+        SettingsError: An argument cannot work; says which one, and what to pass instead.
+        ModelError: The model cannot hold runs.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        result_cls: type[R],
+        results_dir: str | os.PathLike[str] = "./results",
+        file_suffix: str = ".h5",
+        db_url: str = "sqlite:///db.sqlite3",
+        *,
+        executor: str = "caller",
+        max_workers: int | None = None,
+        checksum: bool = True,
+        lock_timeout: float = 60.0,
+    ) -> None:
+        self._adopt(
+            _BehindStore(
+                runner,
+                result_cls,
+                results_dir,
+                file_suffix,
+                db_url,
+                executor=executor,
+                max_workers=max_workers,
+                checksum=checksum,
+                lock_timeout=lock_timeout,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return repr(self._store).replace(type(self._store).__name__, type(self).__name__, 1)
+
+    def __enter__(self) -> Self:
+        portal.call(self._behind().__aenter__)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store: stop what can be stopped, let the rest end, release everything.
+
+        A later call opens the store again.
+        """
+        portal.call(self._behind().aclose)
+
+    def run_or_retrieve(self, params: Params, /, **custom_data: Any) -> R:
+        """Return the stored record of a parameter set; run it first if there is none.
+
+        Arguments, result and errors are those of ``AsyncStore.run_or_retrieve``.
+        """
+        return portal.call(self._behind().run_or_retrieve, params, **custom_data)
+
+    def run(self, params: Params, /, **custom_data: Any) -> R:
+        """Run a parameter set in any case, and replace what is stored of it.
+
+        Arguments, result and errors are those of ``AsyncStore.run``.
+        """
+        return portal.call(self._behind().run, params, **custom_data)
+
+    def retrieve(self, params: Params, /) -> R | None:
+        """Return the stored record of a parameter set, or ``None``; run nothing.
+
+        Arguments, result and errors are those of ``AsyncStore.retrieve``.
+        """
+        return portal.call(self._behind().retrieve, params)
+
+    def delete(
+        self, params: Params | None = None, hash: str | None = None, remove_file: bool = False
+    ) -> bool:
+        """Remove a stored run.
+
+        Arguments, result and errors are those of ``AsyncStore.delete``.
+        """
+        return portal.call(self._behind().delete, params, hash, remove_file)
+
+    def register(
+        self, params: Params, /, result_file: str | os.PathLike[str], **custom_data: Any
+    ) -> R:
+        """Index a result that was made elsewhere; it stays where it is.
+
+        Arguments, result and errors are those of ``AsyncStore.register``.
+        """
+        return portal.call(self._behind().register, params, result_file, **custom_data)
+
+    def sweep(
+        self,
+        params: Iterable[Params] | AsyncIterable[Params],
+        client: Any = None,
+        *,
+        custom_data: Mapping[str, Any] | None = None,
+    ) -> list[R]:
+        """Return the records of many parameter sets; run those that are not stored.
+
+        Arguments, result and errors are those of ``AsyncStore.sweep``. An iterable is read on
+        the thread that calls.
+        """
+        items = CallerItems.wrap(params)
+        return portal.call(self._behind().sweep, items, client, custom_data=custom_data)
+
+    def _behind(self) -> AsyncStore[R]:
+        """The asynchronous store; a new one in a forked child, whose parent keeps the old."""
+        if self._pid != os.getpid():
+            _abandoned.append(self._store)
+            self._adopt(copy.copy(self._store))
+        return self._store
+
+    def _adopt(self, store: AsyncStore[R]) -> None:
+        self._store = store
+        self._pid = os.getpid()
+        # Nobody can wait for a store that is collected; at the interpreter's exit there is
+        # nothing to release that the exit does not.
+        weakref.finalize(self, portal.spawn, store.aclose).atexit = False
+
+    def __getstate__(self) -> AsyncStore[R]:
+        return self._store
+
+    def __setstate__(self, store: AsyncStore[R]) -> None:
+        self._adopt(store)
+
+
+_abandoned: Final[list[object]] = []
