@@ -1,0 +1,80 @@
+"""Fixtures: a working directory for each test, and stores of every kind behind one face."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entropic import AsyncStore, Store
+from tests.simulations import Point, simulate, simulate_async
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class SyncFace:
+    """An ``AsyncStore`` that is called as a ``Store`` is: so that one test serves for both."""
+
+    def __init__(self, store: AsyncStore[Any], runner: asyncio.Runner) -> None:
+        self.store = store
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.store, "aclose" if name == "close" else name)
+        if not inspect.iscoroutinefunction(method):
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._runner.run(method(*args, **kwargs))
+
+        return call
+
+
+KINDS = ("store", "store-threads", "async-threads", "async-loop")
+DATABASES = {"file": "sqlite:///runs.sqlite3", "memory": "sqlite://"}
+
+
+@pytest.fixture
+def make_store() -> Iterator[Callable[..., Any]]:
+    """Makes stores, of any kind, and closes them after the test.
+
+    ``make_store(kind="store", **settings)``; ``Point`` and a small simulation by default.
+    """
+    opened: list[Any] = []
+    with asyncio.Runner() as runner:
+
+        def make(kind: str = "store", **settings: Any) -> Any:
+            is_async = kind == "async-loop"
+            settings = {
+                "runner": simulate_async if is_async else simulate,
+                "result_cls": Point,
+                "file_suffix": ".npy",
+                "db_url": DATABASES["file"],
+                **settings,
+            }
+            store: Any
+            if kind.startswith("async"):
+                store = SyncFace(AsyncStore(**settings), runner)
+            else:
+                executor = "thread" if kind == "store-threads" else "caller"
+                store = Store(**{"executor": executor, **settings})
+            opened.append(store)
+            return store
+
+        yield make
+        for store in opened:
+            store.close()
+
+
+@pytest.fixture(params=[f"{kind}-{database}" for kind in KINDS for database in DATABASES])
+def store(request: pytest.FixtureRequest, make_store: Callable[..., Any]) -> Any:
+    """A store of every kind on every database, as a synchronous one: the contract's subject."""
+    kind, _, database = request.param.rpartition("-")
+    return make_store(kind, db_url=DATABASES[database])
