@@ -1,0 +1,68 @@
+"""The examples, each as the process that a reader would start."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+import entropic
+
+ROOT = Path(entropic.__file__).parents[1]
+
+
+def run(example: str, *arguments: str) -> str:
+    """Run an example in the working directory; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / example), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def simulated(output: str) -> list[int]:
+    """How many simulations each of an example's steps reports."""
+    return [int(count) for count in re.findall(r"(\d+) simulated", output)]
+
+
+def test_the_demo_shows_a_run_a_hit_and_a_sweep(folder: Path) -> None:
+    """It starts afresh each time, and leaves nothing behind."""
+    for _ in range(2):
+        output = run("quickstart.py")
+        assert simulated(output) == [1, 0, 2, 0]
+        assert output.count("my_sim:") == 3
+        assert output.count("record f444a074a2e52bf9") == 2
+        assert len(re.findall(r"\(100, 5000\) float64", output)) == 3
+        place = re.search(rf"entropic {re.escape(entropic.__version__)}, in (\S+)", output)
+        assert place is not None
+        assert not Path(place[1]).exists()
+    assert list(folder.iterdir()) == []
+
+
+def test_the_demo_keeps_a_folder_that_it_is_given(folder: Path) -> None:
+    """Run again there, in another process, it simulates nothing."""
+    assert simulated(run("quickstart.py", "kept")) == [1, 0, 2, 0]
+    results = sorted((folder / "kept" / "results").glob("*.npy"))
+    assert [np.load(result).shape for result in results] == [(100, 5000)] * 3
+    assert simulated(run("quickstart.py", "kept")) == [0, 0, 0, 0]
+    with closing(sqlite3.connect(folder / "kept" / "runs.sqlite3")) as database:
+        stored = database.execute("SELECT id FROM results").fetchall()
+    assert sorted(f"{id}.npy" for (id,) in stored) == [result.name for result in results]
+
+
+def test_the_service_simulates_each_set_once_for_a_hundred_requests() -> None:
+    """All of them are answered; asked once more, nothing is simulated; a slip is explained."""
+    output = run("async_service.py")
+    assert simulated(output) == [5, 0]
+    assert output.count("100 requests") == 2
+    assert output.count("for 5 parameter sets") == 2
+    assert "did you mean 'drift'?" in output
