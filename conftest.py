@@ -1,23 +1,97 @@
-"""The Python in README.md and docs/ is run as it stands: each page is a program of its own."""
+"""The Python in README.md and docs/ is run as it stands: each page is a program of its own.
 
+What a page shows is checked, too. A comment at the end of an expression, or below it, that reads
+as a Python literal is what the expression must give; what follows an em dash in it is a remark.
+Comments right below a statement that prints are what it must have printed, however wrapped.
+"""
+
+import ast
+import io
+import logging
 import os
+import re
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil import Example, Sybil
+from sybil.integration.pytest import SybilItem
+from sybil.parsers.markdown import CodeBlockParser
 
 
 @pytest.fixture(scope="module")
 def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory for one page."""
+    """A working directory for one page; the page's logging ends with it."""
     before = Path.cwd()
     folder = tmp_path_factory.mktemp("page")
+    logger = logging.getLogger("entropic")
+    handlers, level = list(logger.handlers), logger.level
     os.chdir(folder)
     yield folder
     os.chdir(before)
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let pages that start a Dask cluster run while another one has its dashboard's port."""
+    for item in items:
+        if isinstance(item, SybilItem):
+            item.add_marker(pytest.mark.filterwarnings("ignore:Port [0-9]+ is already in use"))
+
+
+def _run_block(example: Example) -> None:
+    """Execute one block, a statement at a time, and compare what the page shows of each."""
+    above = example.line + example.parsed.line_offset
+    lines = ["" for _ in range(above)] + str(example.parsed).splitlines()
+    for statement in ast.parse("\n".join(lines)).body:
+        value, printed = _execute(statement, example)
+        comments = _comments(lines, statement)
+        if printed:
+            shown = " ".join(comments[1:])
+            assert _comparable(printed) == _comparable(shown), f"it printed: {printed}"
+        elif isinstance(statement, ast.Expr):
+            for shown in comments:
+                _check_value(value, shown)
+
+
+def _execute(statement: ast.stmt, example: Example) -> tuple[Any, str]:
+    if isinstance(statement, ast.Expr):
+        code = compile(ast.Expression(statement.value), str(example.path), "eval")
+    else:
+        code = compile(ast.Module([statement], []), str(example.path), "exec")
+    with redirect_stdout(io.StringIO()) as output:
+        value = eval(code, example.namespace)  # noqa: S307  the repository's own pages
+    return value, output.getvalue()
+
+
+def _comments(lines: list[str], statement: ast.stmt) -> list[str]:
+    """The comment at a statement's end (empty if there is none), and those right below it."""
+    assert statement.end_lineno is not None
+    assert statement.end_col_offset is not None
+    line = lines[statement.end_lineno - 1].encode()
+    found = [line[statement.end_col_offset :].decode().strip().removeprefix("#").strip()]
+    for below in lines[statement.end_lineno :]:
+        if not below.startswith("#"):
+            break
+        found.append(below.removeprefix("#").strip())
+    return found
+
+
+def _check_value(value: Any, shown: str) -> None:
+    try:
+        expected = ast.literal_eval(shown.partition(" — ")[0])
+    except (SyntaxError, ValueError):
+        return  # a remark in words
+    assert _comparable(repr(value)) == _comparable(repr(expected))
+
+
+def _comparable(text: str) -> str:
+    """Text without what differs from run to run, and however it was wrapped."""
+    text = re.sub(r"'elapsed_seconds': [0-9.e-]+", "'elapsed_seconds': ...", text)
+    return " ".join(text.split())
 
 
 def _as_main(namespace: dict[str, Any]) -> None:
@@ -25,7 +99,7 @@ def _as_main(namespace: dict[str, Any]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()],
+    parsers=[CodeBlockParser("python", _run_block)],
     patterns=["*.md"],
     setup=_as_main,
     fixtures=["empty_folder"],
