@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import platform
 import uuid
 import warnings
 from collections.abc import AsyncIterable, Iterable, Mapping
@@ -316,7 +317,7 @@ class AsyncStore(Generic[R]):
             ledger,
             self._folder,
             nonce=schema.nonce,
-            owner=f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+            owner=f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
             checksum=self._checksum,
         )
         executor = make_executor(self._executor, self._runner, self._max_workers)

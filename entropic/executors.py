@@ -34,9 +34,11 @@ class Executor(Protocol):
 
     Attributes:
         workers: How many runners can be at work at once.
+        can_stop: Whether a cancellation stops a runner that is at work.
     """
 
     workers: int
+    can_stop: bool
 
     def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
         """Wait for room to run one job.
@@ -103,6 +105,7 @@ class CallerExecutor:
     """The thread that called the ``Store``: one run at a time, as if there were no entropic."""
 
     workers = 1
+    can_stop = False
 
     @asynccontextmanager
     async def slot(self, depth: int) -> AsyncIterator[None]:
@@ -124,6 +127,8 @@ class ThreadExecutor:
     Args:
         workers: How many runners at once.
     """
+
+    can_stop = False
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -151,6 +156,8 @@ class LoopExecutor:
         workers: How many runners at once.
     """
 
+    can_stop = True
+
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._slots = _Slots(workers)
@@ -176,6 +183,8 @@ class DaskExecutor:
         client: A ``distributed.Client``, synchronous or asynchronous.
         threads: How many threads its workers have.
     """
+
+    can_stop = True
 
     # Enough in the scheduler that no worker thread waits for its next run; a million tasks in it
     # would be slow.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
+from entropic._shield import to_the_end
 from entropic.errors import RunCycleError
 
 T = TypeVar("T")
@@ -21,18 +22,29 @@ Key = tuple[str, str]
 class Flight(Generic[T]):
     """A run under way.
 
+    Args:
+        digest: Tells which parameter set is run: an id of the caller's own may be asked for with
+            another one.
+
     Attributes:
+        digest: As given.
         task: Carries the run out; cancelled when the run was interrupted.
         has_started: Whether the runner has been called; before that, nothing is lost by leaving.
+        cannot_stop: Whether a runner is at work that no cancellation stops.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
         self.task: asyncio.Task[T]
         self.has_started = False
+        self.cannot_stop = False
         self._waiters = 0
 
     async def wait(self) -> None:
         """Wait until the flight has ended; a waiter that is cancelled leaves it.
+
+        The last one to leave stops it, and waits until it has put things in order; except where
+        it cannot be stopped: then it goes on by itself, and its result is kept.
 
         Raises:
             asyncio.CancelledError: The waiter itself was cancelled.
@@ -44,6 +56,12 @@ class Flight(Generic[T]):
             self._waiters -= 1
             if not self._waiters and not self.task.done():
                 self.task.cancel()
+                if not self.cannot_stop:
+                    await to_the_end(_ended(self.task))
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait({task})
 
 
 class Flights(Generic[T]):
@@ -56,10 +74,12 @@ class Flights(Generic[T]):
         """The flight of a run, if it is under way."""
         return self._flights.get(id)
 
-    def start(self, id: str, run: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> Flight[T]:
+    def start(
+        self, id: str, digest: str, run: Callable[[Flight[T]], Coroutine[Any, Any, T]]
+    ) -> Flight[T]:
         """Start a run that is not under way."""
         assert id not in self._flights
-        flight: Flight[T] = Flight()
+        flight: Flight[T] = Flight(digest)
         self._flights[id] = flight
         flight.task = asyncio.create_task(run(flight), name=f"entropic run {id}")
 

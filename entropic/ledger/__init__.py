@@ -236,8 +236,12 @@ class Ledger(Generic[R]):
         ]
         await self._database.write(lambda t: t.execute_many(self._statements.fail, rows))
 
-    async def delete(self, id: str) -> Entry[R] | None:
+    async def delete(self, id: str, kept: Callable[[Entry[R]], Result]) -> Entry[R] | None:
         """Remove a row; its tokens stay behind, so that nothing staged before comes back.
+
+        Args:
+            id: The run id.
+            kept: What stays known of the result: the folder, and the name that is its own there.
 
         Returns:
             What was there; ``None`` if there was no row.
@@ -251,8 +255,13 @@ class Ledger(Generic[R]):
             if entry.record is None:
                 return None
             await transaction.fetch(self._statements.delete, b_id=id)
+            result = kept(entry)
             await transaction.fetch(
-                self._statements.bury, b_model=self._model, b_id=id, b_result_name=None
+                self._statements.bury,
+                b_model=self._model,
+                b_id=id,
+                b_folder=result.folder,
+                b_result_name=result.name,
             )
             return entry
 

@@ -145,6 +145,7 @@ def _bury(insert: Any) -> Any:
         token=0,
         published=0,
         attempts=0,
+        folder=_bound("b_folder"),
         result_name=_bound("b_result_name"),
     ).on_conflict_do_update(
         index_elements=["model", "id"],

@@ -149,7 +149,7 @@ class Pipeline(Generic[R]):
             if isinstance(answer.error, IdConflictError):
                 raise answer.error
             id = answer.parameters.id
-        entry = await self._ledger.delete(checked_id(id))
+        entry = await self._ledger.delete(checked_id(id), self._kept)
         if entry is None:
             return False
         _logger.info("deleted the row of %s", id)
@@ -176,6 +176,12 @@ class Pipeline(Generic[R]):
             seen = None if force else answer.entry.published
             flight = self._flights.get(parameters.id)
             is_mine = flight is None
+            if flight is not None and flight.digest != parameters.digest:
+                raise IdConflictError(
+                    f"the id {parameters.id!r} is being run with other parameters than"
+                    f" {parameters.values!r}; choose another id",
+                    id=parameters.id,
+                )
             with waiting(running.get(), (self._nonce, parameters.id)):
                 if flight is None:
                     run = functools.partial(
@@ -185,7 +191,7 @@ class Pipeline(Generic[R]):
                         executor=executor,
                         unless_newer_than=seen,
                     )
-                    flight = self._flights.start(parameters.id, run)
+                    flight = self._flights.start(parameters.id, parameters.digest, run)
                 await flight.wait()
             if flight.task.cancelled():
                 self._check_open()
@@ -205,6 +211,12 @@ class Pipeline(Generic[R]):
                 raise answer.error
             if answer.record is not None and not force:
                 return Landed(answer.record, 0.0)
+
+    def _kept(self, entry: Entry[R]) -> Result:
+        """What stays known of a deleted run: the name that is its own."""
+        assert entry.record is not None
+        name = own_name(self._folder, entry.record.id, entry)
+        return entry.result if name is None else Result(folder=self._folder.id, name=name)
 
     def _remove_result(self, id: str, entry: Entry[R]) -> None:
         name = own_name(self._folder, id, entry)

@@ -6,10 +6,12 @@ there is one place where things happen after each other.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from entropic._shield import to_the_end
+from entropic.errors import IdConflictError
+from entropic.identity import ParameterSet
 from entropic.leases import Flights
 from entropic.models import Base
 from entropic.pipeline.lookup import Answer, Lookup
@@ -51,6 +53,7 @@ class Request(Generic[R]):
         self._force = force
         self._schedule = Schedule(workers)
         self._position = 0
+        self._own_ids: dict[str, str] = {}
         self._records: dict[str, R] = {}
         self._missing: dict[str, Answer[R]] = {}
         self._error: BaseException | None = None
@@ -103,6 +106,7 @@ class Request(Generic[R]):
         batch = await self._source.take(most)
         sets = await self._lookup.resolve(batch, self._position)
         self._position += len(batch)
+        self._check_own_ids(sets)
         by_id = {parameters.id: parameters for parameters in reversed(sets)}
         new = self._schedule.offered([parameters.id for parameters in sets])
         misses = []
@@ -118,6 +122,18 @@ class Request(Generic[R]):
                 self._missing[id] = answer
                 misses.append(id)
         self._schedule.looked_up(misses, is_last=not batch)
+
+    def _check_own_ids(self, sets: Sequence[ParameterSet]) -> None:
+        """An id of the caller's own must not stand for two sets of one input."""
+        for parameters in sets:
+            if parameters.has_own_id:
+                known = self._own_ids.setdefault(parameters.id, parameters.digest)
+                if known != parameters.digest:
+                    raise IdConflictError(
+                        f"the id {parameters.id!r} stands for two parameter sets of this input,"
+                        f" {parameters.values!r} being the second; choose another id",
+                        id=parameters.id,
+                    )
 
     def _note(self, ended: str | None) -> None:
         """Take notice of a task that has ended: a run's, or (``None``) that of the input."""

@@ -139,7 +139,9 @@ class Runs(Generic[R]):
             job = await self._off_loop(parameters, self._job, parameters, claim, stage, custom_data)
             async with executor.slot(len(job.chain)):
                 flight.has_started = True
+                flight.cannot_stop = not executor.can_stop
                 outcome = await executor.run(job)
+                flight.cannot_stop = False
             settled = True
         except Exception as error:
             # Not the runner's: the executor or the database. The run has failed all the same.
