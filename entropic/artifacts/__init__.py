@@ -15,16 +15,22 @@ import itertools
 import os
 import stat
 import uuid
-from dataclasses import dataclass
-from typing import Final
 
+from entropic.artifacts.finding import (
+    PRIVATE,
+    Found,
+    find,
+    folder_id,
+    holds_results,
+    is_whole,
+    locate_registered,
+    working_directory,
+)
 from entropic.artifacts.moves import fsync, move_to_free_name, remove, replace
 from entropic.artifacts.stage import COMPANIONS, Stage, Staged
 from entropic.errors import ResultsDirError
 
 __all__ = ["COMPANIONS", "Found", "ResultsFolder", "Stage", "Staged", "find", "remove_registered"]
-
-PRIVATE: Final = ".entropic"
 
 
 class ResultsFolder:
@@ -43,6 +49,8 @@ class ResultsFolder:
         self.suffix = suffix
         self.path = os.path.abspath(self.spelled)
         self.id = ""
+        # Where the path as it was spelled leads to this folder: anywhere, or only here.
+        self._cwd = None if os.path.isabs(self.spelled) else working_directory()
         self._private = os.path.join(self.path, PRIVATE)
         self._staging = os.path.join(self._private, "staging")
 
@@ -93,33 +101,30 @@ class ResultsFolder:
                 machine, or spelled differently. Its runs are no misses.
         """
         if registered is not None:
-            candidates = [stored, registered]
-        elif name is None:
-            candidates = [self.spell(os.path.basename(stored)), stored]
-        elif folder == self.id:
-            candidates = [self.spell(name)]
-        else:  # published in another folder; this may be a copy of it, without its id
-            candidates = [stored, self.spell(name)]
-        found = [f for f in map(find, candidates) if f is not None]
-        for candidate in found:
-            if size is None or candidate.size is None or candidate.size == size:
-                return candidate.path
-        is_elsewhere = name is not None and registered is None and folder != self.id
-        if not found and (is_elsewhere or not any(map(_has_parent, candidates))):
-            raise ResultsDirError(
-                f"the run {id} is stored with its result in {os.path.dirname(stored) or '.'!r}, and"
-                f" that folder is not {self.spelled!r} nor anywhere to be found: mount it, or give"
-                " the store the right results_dir; if the results are gone for good, delete their"
-                " rows (or the database)",
-                path=stored,
-            )
-        return None
+            return locate_registered(id, stored, registered, size)
+        if name is None:
+            return self._locate_2x(id, stored, size)
+        if folder == self.id:
+            if is_whole(os.path.join(self.path, name), size):
+                return self._given(name)
+            if folder_id(self.path) == self.id:
+                return None
+            raise self._lost(id, stored)
+        return self._locate_elsewhere(id, stored, name, folder, size)
 
     def stage(self, id: str, token: int, nonce: str) -> Stage:
         """Where a run is to write; the worker makes the folder."""
         return Stage(os.path.join(self._staging, f"{id}.{token}.{nonce}"), id + self.suffix)
 
-    def publish(self, stage: Stage, staged: Staged, id: str, ours: str | None) -> str:
+    def publish(
+        self,
+        stage: Stage,
+        staged: Staged,
+        id: str,
+        ours: str | None,
+        *,
+        has_companions: bool = True,
+    ) -> str:
         """Give a staged result, and its companions, their final names.
 
         Args:
@@ -127,6 +132,7 @@ class ResultsFolder:
             staged: What it is.
             id: The run id.
             ours: The name that this run's earlier result has; it is replaced in one step.
+            has_companions: Whether that result has companions, which are ours, too.
 
         Returns:
             The name in the results folder: ``<id><suffix>``, or ``<id>.<n><suffix>`` where
@@ -136,17 +142,17 @@ class ResultsFolder:
             ResultsDirError: The file system refused.
         """
         try:
-            if ours is None:
+            if ours is None or self._is_obstructed(staged, ours, has_companions):
                 name = self._take_free_name(stage, staged, id)
-            else:
-                name = ours
-                replace(stage.result, os.path.join(self.path, name), stage.folder)
-            companions = os.path.join(self.path, self._companions_name(name))
+                if ours is not None:
+                    self._set_aside(ours, stage)
+                return name
+            replace(stage.result, os.path.join(self.path, ours), stage.folder)
             if staged.companions:
-                replace(stage.companions, companions, stage.folder)
-            elif ours is not None and os.path.lexists(companions):
-                os.rename(companions, os.path.join(stage.folder, ".replaced.files"))
-            return name
+                replace(stage.companions, self._companions(ours), stage.folder)
+            elif has_companions:
+                self._set_aside(os.path.basename(self._companions(ours)), stage)
+            return ours
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -154,14 +160,18 @@ class ResultsFolder:
         """Remove a staging folder and what is in it; following no link."""
         remove(stage.folder)
 
-    def remove(self, name: str) -> None:
-        """Remove a published result and its companions; what is gone already is no error.
+    def remove(self, name: str, *, has_companions: bool = True) -> None:
+        """Remove a published result, and its companions; what is gone already is no error.
 
         Raises:
             ResultsDirError: The file system refused.
         """
-        remove(os.path.join(self.path, name))
-        remove(os.path.join(self.path, self._companions_name(name)))
+        try:
+            remove(os.path.join(self.path, name))
+            if has_companions:
+                remove(self._companions(name))
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def sync(self) -> None:
         """Write the folder's names through to the disk."""
@@ -189,43 +199,108 @@ class ResultsFolder:
             os.chmod(path, 0o700)
 
     def _own_id(self) -> str:
+        if found := folder_id(self.path):
+            return found
+        path = os.path.join(self._private, "folder")
+        draft = f"{path}.{uuid.uuid4().hex}"
+        with open(draft, "w", encoding="ascii") as file:
+            file.write(uuid.uuid4().hex)
+            file.flush()
+            os.fsync(file.fileno())
         try:
-            return self._read_id()
-        except FileNotFoundError:
-            draft = os.path.join(self._private, f"folder.{uuid.uuid4().hex}")
-            with open(draft, "w", encoding="ascii") as file:
-                file.write(uuid.uuid4().hex)
-            try:
-                move_to_free_name(draft, os.path.join(self._private, "folder"))
-            except FileExistsError:  # another store named it first
+            move_to_free_name(draft, path)
+        except FileExistsError:
+            if os.path.getsize(path):  # another store named it first
                 os.unlink(draft)
-            return self._read_id()
+            else:  # lost in a power failure
+                os.replace(draft, path)
+        with open(path, encoding="ascii") as file:
+            return file.read()
 
-    def _read_id(self) -> str:
-        with open(os.path.join(self._private, "folder"), encoding="ascii") as file:
-            return file.read(64)
+    def _given(self, name: str) -> str:
+        """The path to give for a name in this folder: as spelled, where that leads here."""
+        spelled_leads_here = self._cwd is None or self._cwd == working_directory()
+        return self.spell(name) if spelled_leads_here else os.path.join(self.path, name)
+
+    def _locate_elsewhere(
+        self, id: str, stored: str, name: str, folder: str | None, size: int | None
+    ) -> str | None:
+        """A result that was published in a folder with another id."""
+        home = os.path.dirname(stored)
+        home_id = folder_id(home)
+        if home_id == folder:
+            return stored if is_whole(stored, size) else None
+        # This may be a copy of that folder, without the hidden corner that holds its id; or that
+        # corner was removed.
+        candidates = [(os.path.join(self.path, name), self._given(name))]
+        if home_id is None:
+            candidates.append((stored, stored))
+        for path, given in candidates:
+            if is_whole(path, size):
+                return given
+        if any(os.path.lexists(path) for path, _ in candidates):
+            return None
+        raise self._lost(id, stored)
+
+    def _locate_2x(self, id: str, stored: str, size: int | None) -> str | None:
+        """A result of entropic 2, whose rows know no folder: its name and path must do."""
+        name = os.path.basename(stored)
+        here = os.path.join(self.path, name), self._given(name)
+        there = stored, stored
+        # The name of a registered one is its user's: others may be called the same.
+        for path, given in (here, there) if name.startswith(id) else (there, here):
+            if is_whole(path, size):
+                return given
+        if holds_results(self.path) or holds_results(os.path.dirname(stored)):
+            return None
+        raise self._lost(id, stored)
+
+    def _lost(self, id: str, stored: str) -> ResultsDirError:
+        return ResultsDirError(
+            f"the run {id} is stored with its result in {os.path.dirname(stored) or '.'!r}, and"
+            f" that folder is not {self.spelled!r} nor anywhere to be found: mount it, or give"
+            " the store the right results_dir; if the results are gone for good, delete their"
+            " rows (or the database)",
+            path=stored,
+        )
 
     def _take_free_name(self, stage: Stage, staged: Staged, id: str) -> str:
         for number in itertools.count():
             stem = f"{id}.{number}" if number else id
             name = stem + self.suffix
-            if os.path.lexists(os.path.join(self.path, self._companions_name(name))):
+            companions = self._companions(name)
+            if os.path.lexists(companions):
                 continue
             with contextlib.suppress(FileExistsError):
-                move_to_free_name(
-                    stage.result, os.path.join(self.path, name), is_folder=staged.is_folder
-                )
+                move_to_free_name(stage.result, os.path.join(self.path, name))
+                if staged.companions:
+                    replace(stage.companions, companions, stage.folder)
                 return name
         raise AssertionError("unreachable: itertools.count does not end")
 
-    def _companions_name(self, name: str) -> str:
-        return name.removesuffix(self.suffix) + COMPANIONS
+    def _is_obstructed(self, staged: Staged, ours: str, has_companions: bool) -> bool:
+        """Whether somebody else's file is where new companions of our result would go."""
+        return (
+            bool(staged.companions)
+            and not has_companions
+            and os.path.lexists(self._companions(ours))
+        )
+
+    def _set_aside(self, name: str, stage: Stage) -> None:
+        """Take a name out of the folder, to be discarded with the stage."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(
+                os.path.join(self.path, name), os.path.join(stage.folder, f".replaced.{name}")
+            )
+
+    def _companions(self, name: str) -> str:
+        return os.path.join(self.path, name.removesuffix(self.suffix) + COMPANIONS)
 
     def _unusable(self, error: OSError) -> ResultsDirError:
         if isinstance(error, ResultsDirError):
             return error
         path = str(error.filename or self.path)
-        what = {
+        what = self._dangling() or {
             errno.ENOSPC: "the disk is full",
             errno.EDQUOT: "the disk quota is used up",
             errno.EACCES: "it may not be written",
@@ -238,34 +313,10 @@ class ResultsFolder:
             f"the results folder {self.spelled!r} cannot be used: {what} ({path})", path=path
         )
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A result on disk: whether it is there, and how large.
-
-    Attributes:
-        path: Where it was found.
-        size: Its bytes; ``None`` for a folder, whose size is not looked up at each hit.
-    """
-
-    path: str
-    size: int | None
-
-
-def find(path: str) -> Found | None:
-    """The result at a path: a file with content, or a folder that is not empty; else ``None``."""
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            with os.scandir(path) as entries:
-                return Found(path, None) if any(entries) else None
-    except OSError:
+    def _dangling(self) -> str | None:
+        if os.path.islink(self.path) and not os.path.exists(self.path):
+            return f"it is a symbolic link to {os.readlink(self.path)!r}, which is not there"
         return None
-    return Found(path, status.st_size) if status.st_size else None
-
-
-def _has_parent(path: str) -> bool:
-    return os.path.isdir(os.path.dirname(path) or ".")
 
 
 def remove_registered(path: str) -> None:

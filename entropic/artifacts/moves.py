@@ -2,17 +2,28 @@
 
 import ctypes
 import errno
+import functools
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from typing import Final
 
 
 def fsync(path: str) -> None:
-    """Write a file, or a folder's names, through to the disk."""
+    """Write a file, or a folder's names, through to the disk.
+
+    Raises:
+        OSError: The disk failed. A file system that cannot sync folders is no failure: a run is
+            worth more than the certainty of its name.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if not (is_folder and error.errno in _NOT_SUPPORTED):
+            raise
     finally:
         os.close(descriptor)
 
@@ -20,7 +31,7 @@ def fsync(path: str) -> None:
 def remove(path: str) -> None:
     """Remove a file or a folder, following no link; what is gone already is no error."""
     try:
-        if stat.S_ISDIR(os.lstat(path).st_mode):
+        if is_folder(path):
             shutil.rmtree(path)
         else:
             os.unlink(path)
@@ -28,24 +39,26 @@ def remove(path: str) -> None:
         pass
 
 
-def move_to_free_name(source: str, target: str, *, is_folder: bool = False) -> None:
-    """Rename, unless the target exists: ``os.rename`` would overwrite a file that came between."""
-    if is_folder:
-        os.mkdir(target)  # a rename over an empty folder is atomic; over anything else it fails
-        os.rename(source, target)
-        return
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        os.replace(source, target)
-    else:
-        os.unlink(source)
+def is_folder(path: str) -> bool:
+    """Whether the path itself is a folder; a link to one is not.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+    """
+    return stat.S_ISDIR(os.lstat(path).st_mode)
 
 
-_NO_HARD_LINKS: Final = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+def move_to_free_name(source: str, target: str) -> None:
+    """Rename, unless the target exists: ``os.rename`` would overwrite a file that came between.
+
+    Raises:
+        FileExistsError: There is something under that name, be it a dangling link.
+    """
+    failed = _renameat2(source, target, _NO_REPLACE)
+    if failed in _NOT_SUPPORTED:
+        _move_to_made_name(source, target)
+    elif failed:
+        raise OSError(failed, os.strerror(failed), source, None, target)
 
 
 def replace(source: str, target: str, aside: str) -> None:
@@ -54,26 +67,76 @@ def replace(source: str, target: str, aside: str) -> None:
     A rename cannot replace a folder that has content, so the two change places. Where the
     system cannot do that, there is a moment without the target.
     """
-    if not os.path.lexists(target):
-        os.rename(source, target)
-    elif not os.path.isdir(source) and not os.path.isdir(target):
+    if not os.path.lexists(target) or not (is_folder(source) or is_folder(target)):
         os.replace(source, target)
-    elif not _exchange(source, target):
-        os.rename(target, os.path.join(aside, f".replaced.{os.path.basename(target)}"))
+        return
+    old = os.path.join(aside, f".replaced.{os.path.basename(target)}")
+    if not _renameat2(source, target, _EXCHANGE):
+        os.rename(source, old)  # the new result's place in the stage never shows the old one
+        return
+    os.rename(target, old)
+    try:
         os.rename(source, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+
+
+def _move_to_made_name(source: str, target: str) -> None:
+    """``move_to_free_name``, by making the target first, which only one can do."""
+    if is_folder(source):
+        os.mkdir(target)  # a rename over an empty folder is atomic; over anything else it fails
+        try:
+            os.rename(source, target)
+        except OSError:
+            os.rmdir(target)
+            raise
+        return
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(source, target)
+    else:
+        os.unlink(source)
 
 
 _AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2
+_NO_REPLACE: Final = 1
+_EXCHANGE: Final = 2
+
+# How file systems, and sandboxes, say that they do not know a call.
+_NOT_SUPPORTED: Final = {
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EMLINK,
+    errno.EBADF,
+}
 
 
-def _exchange(one: str, other: str) -> bool:
-    """Linux's renameat2: the two paths change places atomically; ``False`` where there is none."""
+def _renameat2(source: str, target: str, flag: int) -> int:
+    """Linux's rename with flags.
+
+    Returns:
+        0, or the number of the error; ``ENOSYS`` where there is no such call.
+    """
+    rename = _library_call()
+    if rename is None:
+        return errno.ENOSYS
+    paths = os.fsencode(source), os.fsencode(target)
+    done = rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], ctypes.c_uint(flag))
+    return ctypes.get_errno() if done else 0
+
+
+@functools.cache
+def _library_call() -> Callable[..., int] | None:
     try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
+        rename: Callable[..., int] = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
-        return False
-    done = rename(
-        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE)
-    )
-    return bool(done == 0)
+        return None
+    return rename

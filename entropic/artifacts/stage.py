@@ -8,10 +8,11 @@
 """
 
 import hashlib
+import itertools
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,6 +77,13 @@ def make(stage: Stage) -> None:
     """
     try:
         os.mkdir(stage.folder)
+    except FileNotFoundError as error:
+        raise ResultsDirError(
+            f"the staging folder {stage.folder} cannot be made: the results folder is no longer"
+            " there, or not the one that the store opened; put it back, or close the store, so"
+            " that it opens anew",
+            path=stage.folder,
+        ) from error
     except OSError as error:
         raise ResultsDirError(
             f"the staging folder {stage.folder} cannot be made: {error.strerror}; if something of"
@@ -95,7 +103,7 @@ def check(stage: Stage, *, checksum: bool, durable: bool) -> Staged:
     Raises:
         ResultMissingError: There is no result, or an empty one; says what is there instead.
     """
-    entries = sorted(os.listdir(stage.folder))
+    entries = _entries(stage)
     if stage.name not in entries:
         raise ResultMissingError(_missing(stage, entries))
     mode = os.lstat(stage.result).st_mode
@@ -105,7 +113,7 @@ def check(stage: Stage, *, checksum: bool, durable: bool) -> Staged:
             f"the runner left {what} at params['result_file'] ({stage.result}); it must write the"
             " result itself there; a file that lies elsewhere can be indexed by register()"
         )
-    files = list(_files(stage.result))
+    files, folders = _tree(stage.result)
     size = sum(os.lstat(path).st_size for path in files)
     if size == 0:
         what = "folder without content" if stat.S_ISDIR(mode) else "file"
@@ -114,12 +122,11 @@ def check(stage: Stage, *, checksum: bool, durable: bool) -> Staged:
         )
     companions = [entry for entry in entries if entry != stage.name]
     if companions:
-        os.mkdir(stage.companions)
-        for entry in companions:
-            os.rename(os.path.join(stage.folder, entry), os.path.join(stage.companions, entry))
+        _gather(stage, companions)
     digest = _digest(stage.result, files) if checksum else None
     if durable:
-        for path in (*files, *_files(stage.companions), stage.folder):
+        more_files, more_folders = _tree(stage.companions) if companions else ([], [])
+        for path in (*files, *folders, *more_files, *more_folders):
             fsync(path)
     return Staged(size, stat.S_ISDIR(mode), tuple(companions), digest)
 
@@ -138,6 +145,28 @@ def seal(stage: Stage, sidecar: Mapping[str, Any], *, durable: bool) -> None:
     os.rename(draft, stage.sidecar)
     if durable:
         fsync(stage.folder)
+        fsync(os.path.dirname(stage.folder))
+
+
+def _entries(stage: Stage) -> list[str]:
+    try:
+        return sorted(os.listdir(stage.folder))
+    except FileNotFoundError:
+        raise ResultMissingError(
+            f"the runner left nothing at params['result_file'] ({stage.result}): the folder itself"
+            " is gone; write the result there, and leave the folder to entropic"
+        ) from None
+
+
+def _gather(stage: Stage, companions: list[str]) -> None:
+    """Put a run's companions into one folder, whatever they are called."""
+    taken = {*companions, stage.name}
+    name = next(n for i in itertools.count() if (n := f"{COMPANIONS}.{i}") not in taken)
+    gathered = os.path.join(stage.folder, name)
+    os.mkdir(gathered)
+    for entry in companions:
+        os.rename(os.path.join(stage.folder, entry), os.path.join(gathered, entry))
+    os.rename(gathered, stage.companions)
 
 
 def _missing(stage: Stage, entries: list[str]) -> str:
@@ -155,28 +184,30 @@ def _missing(stage: Stage, entries: list[str]) -> str:
     return f"{message}; it wrote {wrote}: write to exactly params['result_file']"
 
 
-def _files(path: str) -> Iterator[str]:
-    """The regular files at or below a path, sorted; links are not followed."""
+def _tree(path: str) -> tuple[list[str], list[str]]:
+    """The regular files and the folders at or below a path, sorted; links are not followed."""
     if not os.path.isdir(path):
-        if os.path.lexists(path):
-            yield path
-        return
-    for folder, folders, names in os.walk(path):
-        folders.sort()
-        for name in sorted(names):
-            found = os.path.join(folder, name)
-            if stat.S_ISREG(os.lstat(found).st_mode):
-                yield found
+        return [path], []
+    files, folders = [], []
+    for folder, inner, names in os.walk(path):
+        inner.sort()
+        folders.append(folder)
+        paths = (os.path.join(folder, name) for name in sorted(names))
+        files += [found for found in paths if stat.S_ISREG(os.lstat(found).st_mode)]
+    return files, folders
 
 
 def _digest(result: str, files: list[str]) -> str:
     """SHA-256 of a file; of a folder, that of its files' relative names and digests."""
     if files == [result]:
-        with open(result, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _file_digest(result)
     whole = hashlib.sha256()
     for path in files:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{os.path.relpath(path, result)}\0{digest}\0".encode())
+        name = os.fsencode(os.path.relpath(path, result))
+        whole.update(b"%b\0%b\0" % (name, _file_digest(path).encode()))
     return whole.hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

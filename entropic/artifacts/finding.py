@@ -1,0 +1,92 @@
+"""Looking for results: is it there, is it whole, and is it the one that is meant.
+
+Paths come as their users spelled them; nothing here is changed.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from entropic.errors import ResultsDirError
+
+PRIVATE: Final = ".entropic"
+"""The corner of a results folder that is entropic's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A result on disk: whether it is there, and how large.
+
+    Attributes:
+        path: Where it was found.
+        size: Its bytes; ``None`` for a folder, whose size is not looked up at each hit.
+    """
+
+    path: str
+    size: int | None
+
+
+def find(path: str) -> Found | None:
+    """The result at a path: a file with content, or a folder that is not empty; else ``None``."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            with os.scandir(path) as entries:
+                return Found(path, None) if any(entries) else None
+    except OSError:
+        return None
+    return Found(path, status.st_size) if status.st_size else None
+
+
+def locate_registered(id: str, stored: str, registered: str, size: int | None) -> str | None:
+    """Where a registered result is: by the path that was given, where that still leads there."""
+    candidates = [stored] if _absolute(stored) == registered else [registered, stored]
+    for path in candidates:
+        if is_whole(path, size):
+            return path
+    if any(os.path.isdir(os.path.dirname(path) or ".") for path in candidates):
+        return None
+    raise ResultsDirError(
+        f"the run {id} is registered with a result in {os.path.dirname(registered)!r}, and that"
+        " folder is not there: mount it, or register it again where it is now; if the result is"
+        " gone for good, delete its row",
+        path=registered,
+    )
+
+
+def is_whole(path: str, size: int | None) -> bool:
+    """Whether there is a result, of that many bytes where the number is known."""
+    found = find(path)
+    return found is not None and (size is None or found.size == size)
+
+
+def folder_id(folder: str) -> str | None:
+    """The id of a results folder; ``None`` where it has none."""
+    try:
+        with open(os.path.join(folder, PRIVATE, "folder"), encoding="ascii") as file:
+            return file.read() or None
+    except (OSError, UnicodeError):
+        return None
+
+
+def holds_results(folder: str) -> bool:
+    """Whether there is anything in a folder but entropic's private corner."""
+    try:
+        with os.scandir(folder or ".") as entries:
+            return any(entry.name != PRIVATE for entry in entries)
+    except OSError:
+        return False
+
+
+def working_directory() -> str | None:
+    """The working directory; ``None`` where it has been removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def _absolute(path: str) -> str | None:
+    start = "/" if os.path.isabs(path) else working_directory()
+    return None if start is None else os.path.normpath(os.path.join(start, path))
