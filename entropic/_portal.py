@@ -13,7 +13,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from entropic._shield import uncancel
@@ -32,22 +35,25 @@ _caller: contextvars.ContextVar["_Caller | None"] = contextvars.ContextVar("call
 
 
 class _Errand(Generic[T]):
-    """One function to run on the calling thread, and the future that the loop awaits."""
+    """One function to run on a calling thread, and the future that the loop awaits."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()
         self._function = function
         # Whoever takes it decides: the calling thread begins it, or the loop's cancels it.
         self._begun = threading.Lock()
         self.outcome: asyncio.Future[T] = self._loop.create_future()
 
     def run(self) -> None:
-        """On the calling thread: an interrupt goes through to it, and cancels the errand."""
+        """On the calling thread: an interrupt goes through to it, and cancels the errand.
+
+        In that thread's own context, not in a copy: what the function sets there stays set, as if
+        the thread had called it by itself.
+        """
         if not self._begun.acquire(blocking=False):
             return
         try:
-            result = self._context.run(self._function)
+            result = self._function()
         except BaseException as error:
             self._loop.call_soon_threadsafe(self._fail, error)
             if not isinstance(error, Exception):
@@ -69,32 +75,57 @@ class _Errand(Generic[T]):
     def _fail(self, error: BaseException) -> None:
         if self.outcome.done():
             return
-        if isinstance(error, Exception):
+        if isinstance(error, StopIteration):  # which no future can hold
+            self.outcome.set_exception(RuntimeError(f"StopIteration was raised: {error}"))
+        elif isinstance(error, Exception):
             self.outcome.set_exception(error)
         else:
             self.outcome.cancel()
 
 
 class _Caller:
-    """The thread that is waiting for one call, as a place to run functions.
+    """The thread that is waiting for one call, as a place to run functions: one at a time.
 
     Everything here but ``serve`` happens on the loop's thread, so nothing can arrive between
     the last look into the inbox and its closing.
-
-    Attributes:
-        turn: Held while a runner runs there: one at a time.
     """
 
     def __init__(self) -> None:
         # ``None`` stands for: look whether the call has ended.
         self._inbox: queue.SimpleQueue[_Errand[Any] | None] = queue.SimpleQueue()
-        self._left = False
-        self.turn = asyncio.Lock()
+        self._errand: _Errand[Any] | None = None
+        self._is_taken = False
+        self._has_left = False
+        self._wishes: deque[asyncio.Future[_Caller]] = deque()
+
+    def grant(self, wish: "asyncio.Future[_Caller]", *, at_once: bool = False) -> None:
+        """Fulfil a wish for this thread now, or when it is free; ``at_once``, before all others."""
+        if wish.done() or self._has_left:
+            return
+        if not self._is_taken:
+            self._is_taken = True
+            wish.set_result(self)
+        elif at_once:
+            self._wishes.appendleft(wish)
+        else:
+            self._wishes.append(wish)
+
+    def pass_on(self) -> None:
+        """The thread is free for the next one who wishes for it."""
+        self._is_taken = False
+        while self._wishes and not self._is_taken:
+            self.grant(self._wishes.popleft())
 
     async def run(self, function: Callable[[], T]) -> T:
-        if self._left:
+        """Run a function on the thread, for whoever has been granted it.
+
+        Raises:
+            asyncio.CancelledError: The thread went its way, or was interrupted in the function.
+        """
+        if self._has_left:
             raise asyncio.CancelledError
-        errand = _Errand(function)
+        errand: _Errand[T] = _Errand(function)
+        self._errand = errand
         self._inbox.put(errand)
         while not errand.outcome.done():
             try:
@@ -106,12 +137,16 @@ class _Caller:
                 uncancel()
         return errand.outcome.result()
 
-    def leave(self) -> None:
-        """The thread goes its way: what it has not begun is cancelled, for others to take over."""
-        self._left = True
-        while not self._inbox.empty():
-            if (errand := self._inbox.get_nowait()) is not None:
-                errand.cancel()
+    def leave(self, *, is_interrupted: bool) -> None:
+        """The thread goes its way: what it has not begun is cancelled, for others to take over.
+
+        Args:
+            is_interrupted: It is out of what it had begun, too. Its interrupt may have come
+                at any moment: nothing else is sure to tell the loop of it.
+        """
+        self._has_left = True
+        if self._errand is not None and not self._errand.cancel() and is_interrupted:
+            self._errand.outcome.cancel()
         self._inbox.put(None)
 
     def serve(self, is_over: Callable[[], bool]) -> None:
@@ -122,22 +157,97 @@ class _Caller:
 
 
 async def run_in_caller(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a function on the thread that waits for the current call.
+    """Run a function on the calling thread that ``callers_turn`` has granted.
 
     Raises:
-        WrongLoopError: No thread is waiting: the task was not started by a portal.
         asyncio.CancelledError: The function was interrupted there.
+    """
+    return await _current_caller().run(functools.partial(function, *args, **kwargs))
+
+
+class _Volunteers:
+    """The threads that wait for one task, and what it wishes for: any of them."""
+
+    def __init__(self) -> None:
+        self._callers: list[_Caller] = []
+        self._wish: asyncio.Future[_Caller] | None = None
+
+    def add(self, caller: _Caller) -> None:
+        self._callers.append(caller)
+        if self._wish is not None:
+            caller.grant(self._wish)
+
+    def remove(self, caller: _Caller) -> None:
+        self._callers.remove(caller)
+
+    def wish(self) -> asyncio.Future[_Caller]:
+        self._wish = asyncio.get_running_loop().create_future()
+        for caller in self._callers:
+            caller.grant(self._wish)
+        return self._wish
+
+
+_volunteers: Final[weakref.WeakKeyDictionary[asyncio.Task[Any], _Volunteers]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+@contextmanager
+def volunteering(task: asyncio.Task[Any]) -> Iterator[None]:
+    """While the current call waits for a task, the task may use the thread that called.
+
+    So a runner that asks, on that very thread, for a run that is in line for it is no deadlock,
+    and a run does not wait for a busy thread while another one that wants it is idle.
     """
     caller = _caller.get()
     if caller is None:
-        raise WrongLoopError("there is no calling thread to run on: this is not a Store's call")
-    return await caller.run(functools.partial(function, *args, **kwargs))
+        yield
+        return
+    volunteers = _volunteers.setdefault(task, _Volunteers())
+    volunteers.add(caller)
+    try:
+        yield
+    finally:
+        volunteers.remove(caller)
 
 
-def callers_turn() -> asyncio.Lock:
-    """Held while a runner runs on the thread that waits for the current call."""
+@asynccontextmanager
+async def callers_turn() -> AsyncIterator[None]:
+    """Wait until one of the threads that wait for the current task is free, and be granted it.
+
+    Raises:
+        WrongLoopError: No thread is waiting: the task was not started by a portal.
+    """
+    _current_caller()
+    task = asyncio.current_task()
+    assert task is not None
+    async with _granted(_volunteers.setdefault(task, _Volunteers()).wish()) as caller:
+        before = _caller.set(caller)
+        try:
+            yield
+        finally:
+            _caller.reset(before)
+
+
+@asynccontextmanager
+async def _granted(wish: asyncio.Future[_Caller]) -> AsyncIterator[_Caller]:
+    try:
+        caller = await wish
+    except asyncio.CancelledError:
+        if wish.done() and not wish.cancelled():
+            wish.result().pass_on()
+        raise
+    try:
+        yield caller
+    finally:
+        caller.pass_on()
+
+
+def _current_caller() -> _Caller:
     caller = _caller.get()
-    return asyncio.Lock() if caller is None else caller.turn
+    if caller is None:
+        raise WrongLoopError("there is no calling thread to run on: this is not a Store's call")
+    return caller
 
 
 class CallerItems(Generic[T]):
@@ -159,7 +269,12 @@ class CallerItems(Generic[T]):
 
     async def take(self, most: int) -> list[T]:
         """The next items, at most ``most``; an empty list at the end."""
-        return await run_in_caller(self._take, most)
+        # It comes before the runs in line: they would leave the other workers without any.
+        # With the thread's turn all the same: a generator may ask for the runs that it yielded.
+        wish: asyncio.Future[_Caller] = asyncio.get_running_loop().create_future()
+        _current_caller().grant(wish, at_once=True)
+        async with _granted(wish) as caller:
+            return await caller.run(functools.partial(self._take, most))
 
     def _take(self, most: int) -> list[T]:
         if self._iterator is None:
@@ -221,17 +336,19 @@ class Portal:
 
         def end(_: object) -> None:
             over.set()
-            caller.leave()
+            caller.leave(is_interrupted=False)
 
         def stop() -> None:
-            caller.leave()
-            if task is not None:
+            caller.leave(is_interrupted=True)
+            if task is None:  # the interrupt was faster
+                over.set()
+            else:
                 task.cancel()
 
         context = contextvars.copy_context()
         context.run(_caller.set, caller)
-        loop.call_soon_threadsafe(start)
         try:
+            loop.call_soon_threadsafe(start)
             caller.serve(over.is_set)
         except BaseException:
             loop.call_soon_threadsafe(stop)
@@ -260,10 +377,18 @@ class Portal:
                 self._loop = asyncio.new_event_loop()
                 # A daemon: an idle store must not keep a script from ending.
                 self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="entropic-loop", daemon=True
+                    target=_run_for_good, args=[self._loop], name="entropic-loop", daemon=True
                 )
                 self._thread.start()
             return self._loop
+
+
+def _run_for_good(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        # A task that raises one of these lets it out of the loop, too; its outcome is in the task
+        # all the same, and the others must not wait for ever.
+        with suppress(KeyboardInterrupt, SystemExit):
+            loop.run_forever()
 
 
 _abandoned: Final[list[object]] = []

@@ -9,23 +9,22 @@ import contextvars
 import functools
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
-
-import anyio
 
 from entropic import worker
 from entropic._portal import callers_turn, run_in_caller
 from entropic._shield import undisturbed
-from entropic.errors import RunError, SettingsError
+from entropic._slots import Slots
+from entropic.errors import RunError, RunInterruptedError, SettingsError
 from entropic.worker import Job, Outcome, Runner
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Far more than there are ever slots: ThreadPoolExecutor makes threads only when all are busy.
+# Far more than are ever needed: ThreadPoolExecutor makes threads only when all are busy.
 _MOST_THREADS: Final = 1000
 
 
@@ -41,11 +40,12 @@ class Executor(Protocol):
     can_stop: bool
 
     def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
-        """Wait for room to run one job.
+        """Wait for room to run one job; the current task is the one that carries the run out.
+
+        A runner that waits for another run lends its room meanwhile, so that none waits for ever.
 
         Args:
-            depth: How many runs the job is inside of. Each depth has slots of its own: a runner
-                that waits for another run would otherwise hold the slot which that one needs.
+            depth: How many runs the job is inside of.
         """
         ...
 
@@ -61,25 +61,6 @@ class Executor(Protocol):
     async def aclose(self) -> None:
         """Give back what the executor holds."""
         ...
-
-
-class _Slots:
-    """At most so many at a time, at each depth."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._limiters: dict[int, anyio.CapacityLimiter] = {}
-
-    @asynccontextmanager
-    async def hold(self, depth: int) -> AsyncIterator[None]:
-        limiter = self._limiters.setdefault(depth, anyio.CapacityLimiter(self._workers))
-        # On behalf of an object of its own: one task may hold slots of several depths.
-        borrower = object()
-        await limiter.acquire_on_behalf_of(borrower)
-        try:
-            yield
-        finally:
-            limiter.release_on_behalf_of(borrower)
 
 
 class Threads:
@@ -105,13 +86,12 @@ class CallerExecutor:
     """The thread that called the ``Store``: one run at a time, as if there were no entropic."""
 
     workers = 1
-    can_stop = False
+    # The last one to leave is the thread that runs it, and that only leaves when interrupted.
+    can_stop = True
 
-    @asynccontextmanager
-    async def slot(self, depth: int) -> AsyncIterator[None]:
-        """The calling thread's turn; a nested call has a turn of its own."""
-        async with callers_turn():
-            yield
+    def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
+        """The turn of a thread that has called for the run; a nested call has its own."""
+        return callers_turn()
 
     async def run(self, job: Job) -> Outcome:
         """Run it there; ``sys.exit`` and Ctrl-C in the runner go through to the caller."""
@@ -132,8 +112,8 @@ class ThreadExecutor:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._slots = _Slots(workers)
-        # As many threads as there are slots at all depths; they are made when needed.
+        self._slots = Slots(workers)
+        # More than there are slots: a runner that has lent its slot still has its thread.
         self._threads = Threads(_MOST_THREADS, "entropic-worker")
 
     def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
@@ -142,11 +122,21 @@ class ThreadExecutor:
 
     async def run(self, job: Job) -> Outcome:
         """Run it in a thread, which cannot be stopped: a cancelled run ends and counts."""
-        return await undisturbed(self._threads.run(worker.run_job, job))
+        return await undisturbed(self._threads.run(_contained, job))
 
     async def aclose(self) -> None:
         """End the threads."""
         self._threads.close()
+
+
+def _contained(job: Job) -> Outcome:
+    """In a worker thread: nobody can interrupt it, so what looks like it only fails the run."""
+    try:
+        return worker.run_job(job)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RunInterruptedError(f"the runner raised {error!r}") from error
 
 
 class LoopExecutor:
@@ -160,7 +150,7 @@ class LoopExecutor:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._slots = _Slots(workers)
+        self._slots = Slots(workers)
         self._threads = Threads(min(workers, _MOST_THREADS), "entropic-worker")
 
     def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
@@ -193,7 +183,7 @@ class DaskExecutor:
     def __init__(self, client: Any, threads: int) -> None:
         self._client = client
         self.workers = max(1, threads) * self._TASKS_PER_THREAD
-        self._slots = _Slots(self.workers)
+        self._slots = Slots(self.workers)
 
     @classmethod
     async def connect(cls, client: Any) -> "DaskExecutor":

@@ -5,12 +5,15 @@ another one is noted, so that a circle of runs is an error and no deadlock.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
+from entropic._portal import volunteering
 from entropic._shield import to_the_end
+from entropic._slots import lent
 from entropic.errors import RunCycleError
 
 T = TypeVar("T")
@@ -39,9 +42,18 @@ class Flight(Generic[T]):
         self.has_started = False
         self.cannot_stop = False
         self._waiters = 0
+        self._starter = asyncio.current_task()
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether the one who started it still waits for it."""
+        return self._starter is not None
 
     async def wait(self) -> None:
         """Wait until the flight has ended; a waiter that is cancelled leaves it.
+
+        Meanwhile the flight may use what the waiter does not need: the thread that called, where
+        there is one, and the slot of the run that the waiter is inside of.
 
         The last one to leave stops it, and waits until it has put things in order; except where
         it cannot be stopped: then it goes on by itself, and its result is kept.
@@ -49,15 +61,19 @@ class Flight(Generic[T]):
         Raises:
             asyncio.CancelledError: The waiter itself was cancelled.
         """
-        self._waiters += 1
-        try:
-            await asyncio.wait({self.task})
-        finally:
-            self._waiters -= 1
-            if not self._waiters and not self.task.done():
-                self.task.cancel()
-                if not self.cannot_stop:
-                    await to_the_end(_ended(self.task))
+        async with lent():
+            self._waiters += 1
+            try:
+                with volunteering(self.task):
+                    await asyncio.wait({self.task})
+            finally:
+                self._waiters -= 1
+                if self._starter is asyncio.current_task():
+                    self._starter = None
+                if not self._waiters and not self.task.done():
+                    self.task.cancel()
+                    if not self.cannot_stop:
+                        await to_the_end(_ended(self.task))
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
@@ -69,6 +85,7 @@ class Flights(Generic[T]):
 
     def __init__(self) -> None:
         self._flights: dict[str, Flight[T]] = {}
+        self._are_stopping = False
 
     def get(self, id: str) -> Flight[T] | None:
         """The flight of a run, if it is under way."""
@@ -77,11 +94,11 @@ class Flights(Generic[T]):
     def start(
         self, id: str, digest: str, run: Callable[[Flight[T]], Coroutine[Any, Any, T]]
     ) -> Flight[T]:
-        """Start a run that is not under way."""
+        """Start a run that is not under way; whoever starts it must wait for it."""
         assert id not in self._flights
         flight: Flight[T] = Flight(digest)
         self._flights[id] = flight
-        flight.task = asyncio.create_task(run(flight), name=f"entropic run {id}")
+        flight.task = asyncio.create_task(self._fly(flight, run), name=f"entropic run {id}")
 
         def land(task: asyncio.Task[T]) -> None:
             del self._flights[id]
@@ -93,6 +110,7 @@ class Flights(Generic[T]):
 
     async def stop(self) -> None:
         """Cancel every flight and wait until all have ended."""
+        self._are_stopping = True
         while self._flights:
             tasks = [flight.task for flight in self._flights.values()]
             for task in tasks:
@@ -100,10 +118,36 @@ class Flights(Generic[T]):
             await asyncio.wait(tasks)
             await asyncio.sleep(0)  # their callbacks
 
+    async def _fly(
+        self, flight: Flight[T], run: Callable[[Flight[T]], Coroutine[Any, Any, T]]
+    ) -> T:
+        while True:
+            flight.has_started = flight.cannot_stop = False
+            try:
+                return await run(flight)
+            except asyncio.CancelledError:
+                # Where a waiter's thread ran it and was interrupted, the starter's takes it over.
+                # Without the starter it ends: its next owner has custom data of its own.
+                task = asyncio.current_task()
+                is_cancelled = task is None or task.cancelling()
+                if is_cancelled or self._are_stopping or not flight.is_attended:
+                    raise
+
 
 # Across the stores of the process: runs of one store may ask for runs of another.
 _waits_for: Final[dict[Key, list[Key]]] = {}
-_lock: Final = threading.Lock()
+_lock = threading.Lock()
+
+
+def _forget_waits() -> None:
+    """In a forked child, whose parent's other threads did not come along."""
+    global _lock  # noqa: PLW0603  one of them may have held it
+    _lock = threading.Lock()
+    _waits_for.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_waits)
 
 
 @contextmanager
