@@ -10,6 +10,7 @@ import contextvars
 import copy
 import inspect
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -92,8 +93,9 @@ def run_job(job: Job, *, contain: bool = True) -> Outcome:
 
     Args:
         job: The job.
-        contain: Whether ``sys.exit`` in the runner only fails the run. On the caller's own thread
-            it goes through, as if the caller had called the runner.
+        contain: Whether ``sys.exit``, or an interrupt that nobody sent, in the runner only fails
+            the run. On the caller's own thread they go through, as if the caller had called the
+            runner.
 
     Returns:
         The outcome; a runner's exception is in it, not raised. Interrupts are raised.
@@ -101,17 +103,17 @@ def run_job(job: Job, *, contain: bool = True) -> Outcome:
     clock = _Clock()
     token = running.set((*job.chain, (job.cache, job.id)))
     try:
-        stages.make(job.stage)
+        params = _prepare(job)
         clock.start()
-        returned = job.runner(_params(job))
+        returned = job.runner(params)
         clock.stop()
         if inspect.isawaitable(returned):
             raise _forgotten_await(returned)
         return _finish(job, clock)
     except Exception as error:
         return clock.failed(error)
-    except SystemExit as error:
-        if not contain:
+    except (SystemExit, KeyboardInterrupt) as error:
+        if not contain or _is_ctrl_c(error):
             raise
         return clock.failed(_exited(error))
     finally:
@@ -134,15 +136,17 @@ async def run_job_async(job: Job, hop: Hop = asyncio.to_thread) -> Outcome:
     clock = _Clock()
     token = running.set((*job.chain, (job.cache, job.id)))
     try:
-        await hop(stages.make, job.stage)
+        params = await hop(_prepare, job)
         clock.start()
-        await job.runner(_params(job))
+        await job.runner(params)
         clock.stop()
         finished: Outcome = await hop(_finish, job, clock)
         return finished
     except Exception as error:
         return clock.failed(error)
-    except SystemExit as error:
+    except (SystemExit, KeyboardInterrupt) as error:
+        if _is_ctrl_c(error):
+            raise
         return clock.failed(_exited(error))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
@@ -188,7 +192,9 @@ class _Clock:
 _HOST: Final = socket.gethostname()
 
 
-def _params(job: Job) -> dict[str, Any]:
+def _prepare(job: Job) -> dict[str, Any]:
+    """Make the stage; what the runner is given."""
+    stages.make(job.stage)
     # A copy of its own, down to the lists: what the runner changes stays its own.
     params = copy.deepcopy(job.params)
     return {**params, "id": job.id, "result_file": job.stage.result}
@@ -199,6 +205,7 @@ def _finish(job: Job, clock: _Clock) -> Outcome:
     staged = stages.check(job.stage, checksum=job.checksum, durable=durable)
     sidecar = {
         **job.sidecar,
+        "name": job.stage.name,
         "elapsed_seconds": clock.seconds,
         "started_at": clock.started_at,
         "host": _HOST,
@@ -217,7 +224,19 @@ def _forgotten_await(returned: Awaitable[Any]) -> RunError:
     )
 
 
-def _exited(error: SystemExit) -> RunInterruptedError:
-    interrupted = RunInterruptedError(f"the runner called sys.exit({error.code!r})")
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether somebody may have pressed Ctrl-C: signals reach the main thread alone.
+
+    In any other thread the runner itself raised it, and it would end the loop that waits.
+    """
+    on_main = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and on_main
+
+
+def _exited(error: SystemExit | KeyboardInterrupt) -> RunInterruptedError:
+    did = (
+        f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
+    )
+    interrupted = RunInterruptedError(f"the runner {did}")
     interrupted.__cause__ = error
     return interrupted
