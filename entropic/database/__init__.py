@@ -6,6 +6,7 @@ own connection: SQLAlchemy's async execute takes four. Which statements there ar
 """
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
@@ -14,9 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from entropic._shield import to_the_end
+from entropic._shield import to_the_end, undisturbed
 from entropic.database.sqlite import SQLite
 from entropic.database.urls import async_url, masked
+from entropic.errors import StoreClosedError
 
 __all__ = ["Database", "Dialect", "Statement", "Transaction"]
 
@@ -141,7 +143,7 @@ class Database:
     """One database: a connection that reads, and one that writes, a transaction at a time.
 
     Args:
-        db_url: As a user writes it, or with an async driver.
+        db_url: As a user writes it, or with an async driver; or the path of a SQLite database.
         lock_timeout: Seconds to keep trying while another program holds the lock.
         jitter: A random number between 0 and 1, for the delays between tries.
 
@@ -151,7 +153,7 @@ class Database:
 
     def __init__(
         self,
-        db_url: str | sa.URL,
+        db_url: str | os.PathLike[str] | sa.URL,
         *,
         lock_timeout: float,
         jitter: Callable[[], float] = random.random,
@@ -176,8 +178,12 @@ class Database:
         await to_the_end(self._connect())
 
     async def aclose(self) -> None:
-        """Close the connections; statements under way end first."""
-        await to_the_end(self._disconnect())
+        """Close the connections; a transaction under way ends first.
+
+        Whatever is asked for later is a ``StoreClosedError``.
+        """
+        async with self._writing:
+            await to_the_end(self._disconnect())
 
     def statement(self, element: sa.sql.ClauseElement) -> Statement:
         """Compile a statement for this database."""
@@ -185,8 +191,18 @@ class Database:
         return Statement(element, self._engine.dialect)
 
     async def prepare(self, is_new: bool) -> None:
-        """Settle what belongs to the whole database, before its first transaction."""
-        await self.dialect.prepare(await self._driver(self._connections[-1]), is_new)
+        """Settle what belongs to the whole database, before its first transaction.
+
+        Raises:
+            DatabaseBusyError: The database stayed locked for ``lock_timeout`` seconds.
+            DatabaseError: The database failed.
+        """
+
+        async def attempt() -> None:
+            await self.dialect.prepare(await self._driver(self._writer), is_new)
+
+        async with self._writing:
+            await self._retrying(lambda: to_the_end(attempt()))
 
     async def read(self, statement: Statement, **values: Any) -> list[tuple[Any, ...]]:
         """Run one reading statement and return its typed rows.
@@ -203,7 +219,7 @@ class Database:
 
         async def run() -> T:
             async with self._writing:
-                connection = self._connections[0]
+                connection = self._reader
                 try:
                     return await connection.run_sync(function)
                 finally:
@@ -215,7 +231,8 @@ class Database:
         """Run ``work`` in a write transaction and commit it.
 
         The transaction has a task of its own which always runs to its end; only while it waits
-        for the lock does a cancellation stop it. So a cancelled call never leaves a lock behind.
+        for somebody else, at its beginning or at its commit, does a cancellation stop it, and
+        then it is rolled back. So a cancelled call never leaves a lock behind.
 
         Raises:
             DatabaseBusyError: The database stayed locked for ``lock_timeout`` seconds.
@@ -244,11 +261,25 @@ class Database:
         if engine is not None:
             await engine.dispose()
 
+    @property
+    def _reader(self) -> AsyncConnection:
+        self._check_open()
+        return self._connections[0]
+
+    @property
+    def _writer(self) -> AsyncConnection:
+        self._check_open()
+        return self._connections[-1]
+
+    def _check_open(self) -> None:
+        if not self._connections:
+            raise StoreClosedError("the store was closed while the call was under way")
+
     async def _driver(self, connection: AsyncConnection) -> Any:
         return (await connection.get_raw_connection()).driver_connection
 
     async def _fetch(self, statement: Statement, values: tuple[Any, ...]) -> Any:
-        driver = await self._driver(self._connections[0])
+        driver = await self._driver(self._reader)
         if not self.dialect.shares_connection:
             return await driver.execute_fetchall(statement.sql, values)
         async with self._writing:  # on a shared connection, a reader would see a half-done write
@@ -257,22 +288,32 @@ class Database:
     async def _transact(
         self, work: Callable[[Transaction], Awaitable[T]], left: asyncio.Event
     ) -> T:
-        connection = self._connections[-1]
+        connection = self._writer
         driver = await self._driver(connection)
-        await self._retrying(lambda: driver.execute_fetchall(self.dialect.begin), left)
         try:
+            await self._retrying(lambda: driver.execute_fetchall(self.dialect.begin), left)
             result = await work(Transaction(connection, driver))
-            await self._retrying(lambda: driver.execute_fetchall("COMMIT"))
+            await self._retrying(lambda: driver.execute_fetchall("COMMIT"), left)
         except BaseException as error:
-            if driver.in_transaction:
-                await driver.execute_fetchall("ROLLBACK")
+            # Even a task that is cancelled with its whole loop must leave no lock behind.
+            await undisturbed(self._roll_back(connection, driver))
             if self.dialect.is_error(error):
                 raise self.dialect.translate(error) from error
             raise
-        finally:
-            if connection.in_transaction():  # SQLAlchemy's own idea of it, after run_sync
-                await connection.rollback()
+        if connection.in_transaction():  # SQLAlchemy's own idea of it, after run_sync
+            await connection.rollback()
         return result
+
+    async def _roll_back(self, connection: AsyncConnection, driver: Any) -> None:
+        """Undo what is not committed.
+
+        The driver does this after everything that it was told before, so it also undoes a
+        statement whose end nobody has waited for; after a commit it does nothing.
+        """
+        if not connection.invalidated:  # by SQLAlchemy, which has closed it then
+            await driver.rollback()
+        if connection.in_transaction():
+            await connection.rollback()
 
     async def _retrying(
         self, attempt: Callable[[], Awaitable[T]], left: asyncio.Event | None = None

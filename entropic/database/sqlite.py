@@ -1,16 +1,18 @@
 """SQLite through aiosqlite: pragmas, clock, lists of keys, and what its errors mean."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from entropic.errors import DatabaseBusyError, DatabaseError
+from entropic.errors import DatabaseBusyError, DatabaseError, SettingsError
 
 # A short busy timeout, with retries from the loop: a long one would block a cancellation.
 _BUSY_TIMEOUT_SECONDS: Final = 0.2
@@ -19,6 +21,11 @@ _BUSY_TIMEOUT_SECONDS: Final = 0.2
 # 3.50 and 3.44 have the fix in their own lines.
 _WAL_FIXED: Final = (3, 51, 3)
 _WAL_FIXED_LINES: Final = ((3, 50, 7), (3, 44, 6))
+
+# Options of Python's sqlite3 that people have in their URLs; entropic sets what it needs.
+_DRIVER_OPTIONS: Final = frozenset(
+    {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
+)
 
 
 class SQLite:
@@ -32,7 +39,7 @@ class SQLite:
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url
-        self.shares_connection = not url.database or url.database == ":memory:"
+        self.shares_connection = _is_in_memory(url)
 
     @property
     def now(self) -> sa.ColumnElement[Any]:
@@ -84,11 +91,16 @@ class SQLite:
     def translate(self, error: BaseException) -> DatabaseError:
         """An error of the driver, as one that says what to do."""
         code = _code(error)
-        path = self.url.database or ":memory:"
+        path = (self.url.database or ":memory:").removeprefix("file:")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return DatabaseBusyError(
                 f"the database {path} stayed locked by another program; see who has it open"
                 f" (for example with: fuser -v '{path}'), or give the store a longer lock_timeout"
+            )
+        if _extended_code(error) == sqlite3.SQLITE_READONLY_DBMOVED:
+            return DatabaseError(
+                f"the database {path} was moved or deleted while it was open; close the store, and"
+                " put the file back if it is still wanted"
             )
         what = {
             sqlite3.SQLITE_CANTOPEN: "cannot be opened; its folder must exist and be writable",
@@ -107,7 +119,46 @@ def _original(error: BaseException) -> BaseException:
 
 def _code(error: BaseException) -> int:
     """The primary result code: the low byte of the extended one."""
-    return (getattr(_original(error), "sqlite_errorcode", None) or 0) & 0xFF
+    return _extended_code(error) & 0xFF
+
+
+def _extended_code(error: BaseException) -> int:
+    return getattr(_original(error), "sqlite_errorcode", None) or 0
+
+
+def settled(url: sa.URL) -> sa.URL:
+    """The URL with an absolute path, and with no options but those of a SQLite URI.
+
+    Raises:
+        SettingsError: It has a host, which most often is a path with a slash too few; or an
+            option that SQLite cannot take.
+    """
+    if url.host or url.port or url.username or url.password:
+        raise SettingsError(
+            "db_url has a host or a user, and a SQLite database has only a path: write"
+            " sqlite:///runs.sqlite3 (three slashes) or sqlite:////data/runs.sqlite3 (four)"
+        )
+    path = url.database or ":memory:"
+    options = {key: value for key, value in url.query.items() if key not in _DRIVER_OPTIONS}
+    if path.startswith("file:"):
+        options["uri"] = "true"
+    elif options:
+        raise SettingsError(
+            f"db_url has options that SQLite cannot take {', '.join(map(repr, options))}: options"
+            " need a URI, such as sqlite:///file:runs.sqlite3?mode=ro"
+        )
+    return url.set(database=_absolute(path), query=options)
+
+
+def _absolute(path: str) -> str:
+    if path.startswith("file:"):
+        bare = path.removeprefix("file:")
+        return path if bare.startswith(("/", ":")) else f"file:{quote(os.getcwd())}/{bare}"
+    return path if path == ":memory:" else os.path.abspath(path)
+
+
+def _is_in_memory(url: sa.URL) -> bool:
+    return url.database in (":memory:", "file::memory:") or url.query.get("mode") == "memory"
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:

@@ -2,32 +2,33 @@
 
 import importlib.util
 import os
+import re
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
+from entropic.database.sqlite import settled
 from entropic.errors import SettingsError
 
 _DRIVERS: Final = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "postgres": "asyncpg"}
 _EXTRAS: Final = {"asyncpg": "entropic[postgres]", "aiosqlite": "entropic"}
-_SECRETS: Final = ("password", "passwd", "passfile", "sslpassword", "sslkey")
+
+# In names of options of any driver. Hiding one too many costs nothing.
+_SECRET: Final = re.compile("pass|pwd|secret|token|key|auth|credential", re.IGNORECASE)
 
 
-def async_url(db_url: str | sa.URL) -> sa.URL:
+def async_url(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
     """The URL with its async driver; a relative SQLite path is made absolute.
+
+    Args:
+        db_url: A URL, or the path of a SQLite database.
 
     Raises:
         SettingsError: It is no URL, names a database or driver that entropic cannot use, or its
             driver is not installed; says which extra to install.
     """
-    try:
-        url = sa.make_url(db_url)
-    except (ArgumentError, TypeError):
-        # The text itself stays out of the message: it may hold a password.
-        raise SettingsError(
-            "db_url is no database URL; write sqlite:///runs.sqlite3 (three slashes and a path)"
-        ) from None
+    url = _parsed(db_url)
     database, _, driver = url.drivername.partition("+")
     expected = _DRIVERS.get(database)
     if expected is None:
@@ -45,17 +46,23 @@ def async_url(db_url: str | sa.URL) -> sa.URL:
         )
     if database != "sqlite":
         raise SettingsError("this version of entropic keeps its runs in SQLite: sqlite:///<path>")
-    return _absolute(url.set(drivername=f"{database}+{expected}"))
+    return settled(url.set(drivername=f"{database}+{expected}"))
 
 
 def masked(url: sa.URL) -> str:
     """The URL as text, without passwords: neither the user's nor one in the query."""
-    kept = {key: "***" if key.lower() in _SECRETS else value for key, value in url.query.items()}
-    return url.set(query=kept).render_as_string(hide_password=True)
+    hidden = {key: "***" for key in url.query if _SECRET.search(key)}
+    shown = url.update_query_dict(hidden).render_as_string(hide_password=True)
+    return shown.replace("%2A%2A%2A", "***")
 
 
-def _absolute(url: sa.URL) -> sa.URL:
-    path = url.database
-    if not path or path == ":memory:" or path.startswith("file:"):
-        return url
-    return url.set(database=os.path.abspath(path))
+def _parsed(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
+    if isinstance(db_url, os.PathLike):
+        return sa.URL.create("sqlite", database=os.fspath(db_url))
+    try:
+        return sa.make_url(db_url)
+    except (ArgumentError, TypeError, ValueError):
+        # The text itself stays out of the message: it may hold a password.
+        raise SettingsError(
+            "db_url is no database URL; write sqlite:///runs.sqlite3 (three slashes and a path)"
+        ) from None
