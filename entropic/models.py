@@ -5,10 +5,11 @@ parameters. What may be asked of their values is left to ``identity``; making th
 ``schema``.
 """
 
+import inspect
 import json
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -76,6 +77,16 @@ class PlainJson(sa.TypeDecorator[Any]):
 
         return process
 
+    def literal_processor(self, dialect: sa.Dialect) -> Callable[[Any], str] | None:
+        write = self.bind_processor(dialect)
+        quote: Any = sa.String().literal_processor(dialect)  # type: ignore[no-untyped-call]
+        assert write is not None
+
+        def process(value: Any) -> str:
+            return str(quote(write(value)))
+
+        return process
+
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
         def process(text: Any) -> Any:
             # SQLite hands a number that stands alone in a JSON column back as a number.
@@ -97,13 +108,28 @@ class NumpyArray(PlainJson):
         super().__init__()
         self.dtype = dtype
 
+    def __repr__(self) -> str:
+        return f"NumpyArray({self.dtype!r})"
+
+    def bind_processor(self, dialect: sa.Dialect) -> _Processor:
+        process_json = super().bind_processor(dialect)
+        assert process_json is not None
+
+        def process(value: Any) -> Any:
+            return process_json(value.tolist() if hasattr(value, "tolist") else value)
+
+        return process
+
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
-        def process(text: str | None) -> Any:
+        process_json = super().result_processor(dialect, coltype)
+        assert process_json is not None
+
+        def process(text: Any) -> Any:
             if text is None:
                 return None
             import numpy as np
 
-            return np.asarray(load_json(text), dtype=self.dtype)
+            return np.asarray(process_json(text), dtype=self.dtype)
 
         return process
 
@@ -150,10 +176,11 @@ def load_json(text: str) -> Any:
 def _large_list(text: str) -> Iterator[Any]:
     decode = json.JSONDecoder().raw_decode
     position = 1
-    end = len(text) - 1
-    while position < end:
+    while True:
         while text[position] in " ,\n\r\t":
             position += 1
+        if text[position] == "]":
+            return
         item, position = decode(text, position)
         yield item
 
@@ -181,7 +208,11 @@ class Base(DeclarativeBase):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime(), sort_order=-20)
     custom_data: Mapped[dict[str, Any]] = mapped_column(PlainJson(), sort_order=-10)
 
+    _redefined: typing.ClassVar[tuple[str, ...]] = ()
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Afterwards each class has all columns as its own.
+        cls._redefined = _redefined(cls)
         _forget_predecessor(cls)
         with warnings.catch_warnings():
             # The predecessor stays usable for those who still hold it, so both share a name.
@@ -189,10 +220,17 @@ class Base(DeclarativeBase):
             super().__init_subclass__(**kwargs)
 
     def __repr__(self) -> str:
-        names = (attribute.key for attribute in sa.inspect(type(self)).column_attrs)
-        shown = ("id", *(n for n in names if n not in RESERVED), "result_file")
-        fields = ", ".join(f"{name}={getattr(self, name, None)!r}" for name in shown)
+        columns = _columns(sa.inspect(type(self)))
+        shown = ("id", *(name for name in columns if name not in RESERVED), "result_file")
+        fields = ", ".join(f"{name}={self._shown(name)}" for name in shown)
         return f"{type(self).__name__}({fields})"
+
+    def _shown(self, name: str) -> str:
+        # Not by getattr: it would ask the database for what was not loaded, or raise.
+        if name not in self.__dict__ and sa.inspect(self).has_identity:
+            return "<not loaded>"
+        text = repr(self.__dict__.get(name))
+        return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 @sa.event.listens_for(Base, "resolve_type_annotation")
@@ -200,20 +238,42 @@ def _resolve_annotation(resolve: TypeResolve) -> sa.types.TypeEngine[Any] | None
     """Plain containers become JSON, arrays and paths their own types, in any parametrisation."""
     annotation = resolve.resolved_type
     origin = typing.get_origin(annotation) or annotation
-    if origin in (dict, list, tuple, set, frozenset):
+    if origin in _CONTAINERS or typing.is_typeddict(origin):
         return PlainJson()
     if isinstance(origin, type) and (origin.__module__, origin.__name__) == ("numpy", "ndarray"):
         return NumpyArray(_dtype_name(annotation))
     return None
 
 
+_CONTAINERS: Final = (dict, list, tuple, set, frozenset, Mapping, Sequence, Set)
+
+
 def _dtype_name(annotation: Any) -> str | None:
-    """The name of the scalar type in ``numpy.ndarray[shape, numpy.dtype[scalar]]``."""
+    """The name of the ``dtype`` in ``numpy.ndarray[shape, numpy.dtype[scalar]]``.
+
+    ``None`` for those that stand for many: ``Any``, ``numpy.floating``, a union.
+    """
+    import numpy as np
+
     for argument in typing.get_args(annotation)[1:]:
         for scalar in typing.get_args(argument):
-            if isinstance(scalar, type):
-                return scalar.__name__
+            if isinstance(scalar, type) and issubclass(scalar, np.generic):
+                return None if scalar.__name__ in _ABSTRACT_SCALARS else scalar.__name__
     return None
+
+
+_ABSTRACT_SCALARS: Final = {
+    *("generic", "number", "integer", "signedinteger", "unsignedinteger", "inexact", "floating"),
+    *("complexfloating", "flexible", "character"),
+}
+
+
+def _redefined(cls: type[Base]) -> tuple[str, ...]:
+    """The reserved columns that a class about to be mapped, or a mixin of it, defines again."""
+    own = [c for c in cls.__mro__ if c is cls or not issubclass(c, Base | DeclarativeBase)]
+    names = {name for c in own for name in (*c.__dict__, *inspect.get_annotations(c))}
+    inherited = {name for c in cls.__bases__ for name in getattr(c, "_redefined", ())}
+    return tuple(name for name in RESERVED if name in names | inherited)
 
 
 def _forget_predecessor(cls: type[Base]) -> None:
@@ -222,18 +282,36 @@ def _forget_predecessor(cls: type[Base]) -> None:
     The same name, or another module, counts as again; two names in one module that claim one
     table are a slip of the pen, and SQLAlchemy's own error says so.
     """
-    name = cls.__dict__.get("__tablename__")
-    if not isinstance(name, str):
-        return
-    arguments = cls.__dict__.get("__table_args__")
+    home = next(c for c in cls.__mro__ if "__tablename__" in c.__dict__ or c is Base)
+    name = getattr(cls, "__tablename__", None)
+    if not isinstance(name, str) or (home is not cls and _is_mapped(home)):
+        return  # without a table of its own
+    arguments = getattr(cls, "__table_args__", None)
     options = arguments[-1] if isinstance(arguments, tuple) and arguments else arguments
     schema = options.get("schema") if isinstance(options, dict) else None
+    schema = schema or cls.metadata.schema
     table = cls.metadata.tables.get(f"{schema}.{name}" if schema else name)
-    if table is None:
+    if table is None or not all(reserved in table.columns for reserved in RESERVED):
         return
-    owners = [mapper.class_ for mapper in cls.registry.mappers if mapper.local_table is table]
+    # None is left where the predecessor was collected as garbage.
+    owners = [
+        c
+        for c in _subclasses(Base)
+        if _is_mapped(c) and class_mapper(c, configure=False).local_table is table
+    ]
     if all(o.__name__ == cls.__name__ or o.__module__ != cls.__module__ for o in owners):
         cls.metadata.remove(table)
+
+
+def _subclasses(cls: type[Base]) -> Iterator[type[Base]]:
+    # Not registry.mappers: after a definition that failed, it raises.
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _is_mapped(cls: type) -> bool:
+    return sa.inspect(cls, raiseerr=False) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,11 +381,13 @@ def parameters(model: type[Base]) -> tuple[Parameter, ...]:
             f"{model.__name__} must have id as its only primary key, not {', '.join(keys)};"
             " drop primary_key=True from its parameters"
         )
-    found = tuple(
-        Parameter(attribute.key, attribute.columns[0])
-        for attribute in mapper.column_attrs
-        if attribute.key not in RESERVED and isinstance(attribute.columns[0], sa.Column)
-    )
+    columns = _columns(mapper)
+    found = tuple(Parameter(name, columns[name]) for name in columns if name not in RESERVED)
+    for parameter in found:
+        if parameter.column.computed is not None:
+            raise ModelError(
+                f"{model.__name__}.{parameter.name} cannot be a parameter: the database computes it"
+            )
     if not found:
         raise ModelError(
             f"{model.__name__} has no parameters: add a column for each parameter of the"
@@ -336,10 +416,17 @@ def _mapper(model: Any) -> Mapper[Any]:
         raise ModelError(f"{model.__name__} has no table: give it a __tablename__") from None
 
 
+def _columns(mapper: Mapper[Any]) -> dict[str, sa.Column[Any]]:
+    """The columns by the names of their attributes; SQL expressions are none."""
+    found = {attribute.key: attribute.columns[0] for attribute in mapper.column_attrs}
+    return {name: column for name, column in found.items() if isinstance(column, sa.Column)}
+
+
 def _check_reserved(model: type[Base], mapper: Mapper[Any], name: str) -> None:
     expected = _RESERVED_TYPES[name]
     column = mapper.columns.get(name)
-    if column is None or repr(column.type) != expected or column.name != name:
+    is_base = column is not None and repr(column.type) == expected and column.name == name
+    if not is_base or name in model._redefined:
         raise ModelError(
             f"{model.__name__}.{name} is redefined; {', '.join(RESERVED)} belong to entropic.Base:"
             " call the parameter something else"

@@ -6,15 +6,14 @@ without those that equal their identity default, are the canonical form; the run
 16 hexadecimal characters of its SHA-256. Looking rows up and comparing them is left to others.
 """
 
-import difflib
 import hashlib
 import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from entropic.errors import ParamsError
+from entropic.errors import ModelError, ParamsError
 from entropic.identity.canonical import (
     Unfit,
     canonical,
@@ -23,7 +22,7 @@ from entropic.identity.canonical import (
     plain,
     text_json,
 )
-from entropic.identity.coercion import rule_for
+from entropic.identity.coercion import nearest, rule_for
 from entropic.models import RESERVED, Base, JsonText, PlainJson, parameters
 
 __all__ = [
@@ -88,6 +87,7 @@ class Identity:
             (name, f"{text_json(name)}:", self._rules[name].canonical, self._defaults.get(name))
             for name in sorted(self.parameters)
         ]
+        self._check_defaults()
 
     def resolve(self, params: Mapping[str, Any]) -> ParameterSet:
         """Coerce and check a parameter set, and give it its id.
@@ -167,8 +167,6 @@ class Identity:
         Returns:
             ``None`` where it has none: callable and database defaults never count.
 
-        Raises:
-            ParamsError: The column cannot take its own default.
         """
         parameter = self.parameters[name]
         if not parameter.is_optional or parameter.default_function is not None:
@@ -187,8 +185,21 @@ class Identity:
         return stored
 
     def portable(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Coerced values in plain JSON with every digit; ``coerce`` takes each of them back."""
-        return {name: plain(value) for name, value in values.items()}
+        """Coerced values in plain JSON with every digit; ``coerce`` takes each of them back.
+
+        An infinite float stays one: Python's JSON has ``Infinity``.
+        """
+        return {
+            name: value if isinstance(value, float) else plain(value)
+            for name, value in values.items()
+        }
+
+    def _check_defaults(self) -> None:
+        for name in self.parameters:
+            try:
+                self.model_default(name)
+            except ParamsError as error:
+                raise ModelError(f"its default cannot be: {error}") from None
 
     def _canonical_value(self, name: str, value: Any) -> str:
         return "null" if value is None else self._rules[name].canonical(value)
@@ -200,8 +211,8 @@ class Identity:
             )
         for key in params:
             if key not in self.parameters and key not in RESERVED:
-                guess = difflib.get_close_matches(str(key), self.parameters, n=1, cutoff=0.5)
-                hint = f"did you mean {guess[0]!r}?" if guess else ""
+                guess = nearest(str(key), self.parameters)
+                hint = f"did you mean {guess!r}?" if guess else ""
                 raise ParamsError(
                     f"{self.model.__name__} has no parameter {key!r} (its value: "
                     f"{_short(params[key])}): {hint or 'it has ' + ', '.join(self.parameters)}",
@@ -211,9 +222,10 @@ class Identity:
 
     def _default(self, name: str, params: Mapping[str, Any]) -> Any:
         parameter = self.parameters[name]
+        if parameter.default_function is not None:
+            return self.coerce(name, self._call_default(name, parameter.default_function))
         if parameter.is_optional:
-            function = parameter.default_function
-            return self.coerce(name, parameter.literal_default if function is None else function())
+            return self.coerce(name, parameter.literal_default)
         why = (
             "the database computes its default, which is too late for an id: pass the value, or"
             " give the column a literal default"
@@ -224,6 +236,17 @@ class Identity:
         raise ParamsError(
             f"params lack {self.model.__name__}.{name}: {why}; given: {given}", column=name
         )
+
+    def _call_default(self, name: str, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except Exception as error:
+            # Also where it asks for SQLAlchemy's context, which there is none before a statement.
+            raise ParamsError(
+                f"params lack {self.model.__name__}.{name}, and its default function failed:"
+                f" {error!r}",
+                column=name,
+            ) from error
 
     def _unfit(self, name: str, value: Any, why: str) -> ParamsError:
         return ParamsError(
@@ -292,11 +315,14 @@ def canonical_id(params: Mapping[str, Any]) -> str:
         ParamsError: A value has no canonical form.
     """
     try:
-        return hashlib.sha256(canonical(params).encode()).hexdigest()[:16]
+        return hashlib.sha256(canonical(plain(params)).encode()).hexdigest()[:16]
     except Unfit as reason:
         raise ParamsError(f"{_short(params)} has no canonical form: {reason}") from None
 
 
 def _short(value: object, most: int = 120) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # an int of 5,000 digits has no repr; nothing may hide the message itself
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -11,7 +11,7 @@ import json
 import math
 import uuid
 from collections.abc import Iterator, Mapping, Set
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any, Final
@@ -52,13 +52,13 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912  a ta
         case float():
             return checked_finite(float(value))
         case Mapping():
-            return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+            return _plain_mapping(value, depth)
         case list() | tuple():
             return [_plain(item, depth + 1) for item in value]
         case Set():
             return sorted((_plain(item, depth + 1) for item in value), key=canonical)
         case datetime():
-            return as_utc(value).isoformat()
+            return checked_utc(value).isoformat()
         case date():
             return value.isoformat()
         case uuid.UUID():
@@ -70,6 +70,23 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912  a ta
     if is_numpy(value):
         return _plain_numpy(value, depth)
     raise Unfit(f"a {type(value).__name__} has no JSON form: pass its fields, or a text, instead")
+
+
+def alone(value: Any) -> Any:
+    """A plain value as a JSON column gives it back where it is all that the column holds.
+
+    SQLite keeps a number there as a number: 5.0 comes back as 5.
+    """
+    if isinstance(value, float) and value.is_integer() and int(value) in INT64:
+        return int(value)
+    return value
+
+
+def _plain_mapping(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    found = {_key(key): _plain(item, depth + 1) for key, item in mapping.items()}
+    if len(found) != len(mapping):
+        raise Unfit("two of its keys are the same text in JSON")
+    return found
 
 
 def _key(key: object) -> str:
@@ -87,13 +104,57 @@ def is_numpy(value: object) -> bool:
 
 def _plain_numpy(value: Any, depth: int) -> Any:
     if value.ndim == 0:
-        return _plain(value.item(), depth)
-    if value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-        check_array(value)
-        return _nested(value)
-    if value.dtype.kind in "fSUO":
-        return [_plain(item, depth + 1) for item in value]
-    raise Unfit(f"an array of {value.dtype} has no JSON form")
+        return _plain(numpy_item(value), depth + 1)
+    check_unmasked(value)
+    import numpy as np
+
+    array = np.asarray(value)  # the rows of a matrix are matrices
+    if array.dtype.kind in "biuf" and array.dtype.itemsize <= 8:
+        check_array(array)
+        return _nested(array)
+    if array.dtype.kind in "fMUO":
+        return [_plain(item, depth + 1) for item in array]
+    raise Unfit(f"an array of {array.dtype} has no JSON form")
+
+
+def numpy_item(value: Any) -> Any:
+    """The Python object that a numpy scalar, or an array without dimensions, stands for.
+
+    Raises:
+        Unfit: There is none that says as much.
+    """
+    check_unmasked(value)
+    kind = value.dtype.kind
+    if kind == "M":
+        return _datetime64_item(value)
+    if kind not in "biufUO":
+        # A timedelta64 among them: its item() is a bare number, whatever the unit.
+        raise Unfit(f"a {value.dtype} has no JSON form")
+    if kind == "f" and value.dtype.itemsize > 8:
+        number = float(value)
+        if number != value and not math.isnan(number):
+            raise Unfit("a float does not hold all of its digits")
+        return number
+    return value.item()
+
+
+def _datetime64_item(value: Any) -> date | datetime:
+    # Finer than microseconds, item() is a bare number of them.
+    coarse = value.dtype.name in {f"datetime64[{unit}]" for unit in "YMWD"}
+    moment = value if coarse else value.astype("datetime64[us]")
+    item = moment.item()
+    if not isinstance(item, date):
+        raise Unfit("it is no date between the years 1 and 9999")
+    if moment != value:
+        raise Unfit("it is finer than microseconds")
+    return item
+
+
+def check_unmasked(value: Any) -> None:
+    """Raise ``Unfit`` if this is a numpy array with masked elements: they have no value."""
+    mask = getattr(value, "mask", None)
+    if mask is not None and mask.any():
+        raise Unfit("it has masked elements: fill them in")
 
 
 def check_array(array: Any) -> None:
@@ -142,6 +203,18 @@ def checked_finite(number: float) -> float:
     return number
 
 
+def checked_utc(moment: datetime) -> datetime:
+    """The same instant in UTC, as a ``datetime`` itself and not a subclass of it."""
+    try:
+        utc = as_utc(moment)
+        exact = datetime(*utc.timetuple()[:6], utc.microsecond, tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise Unfit("it is no instant between the years 1 and 9999 in UTC") from None
+    if exact != utc:  # as a pandas.Timestamp can be
+        raise Unfit("it is finer than microseconds")
+    return exact
+
+
 def decimal_text(number: Decimal) -> str:
     """One text for each value: ``1.0``, ``1.00`` and ``1`` are ``1``."""
     if not number.is_finite():
@@ -174,7 +247,7 @@ def float_json(number: float) -> str:
 
 
 def canonical(value: Any) -> str:
-    """The canonical JSON of a plain value, or of anything that ``plain`` takes."""
+    """The canonical JSON of a plain value, or of a checked one that ``plain`` takes."""
     pieces: list[str] = []
     _write(value, pieces)
     return "".join(pieces)
@@ -244,7 +317,7 @@ def id_2x(params: Mapping[str, Any]) -> str | None:
     kept = {key: value for key, value in params.items() if key not in _RESERVED_2X}
     try:
         text = json.dumps(_plain_2x(kept), sort_keys=True, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # whatever its text or its keys raised, entropic 2 failed there, too
         return None
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

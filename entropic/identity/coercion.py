@@ -4,29 +4,34 @@ A type whose canonical form is a text also takes exactly that text (a date as ``
 enum by its value), so params that went through JSON are still the same run.
 """
 
+import copy
 import difflib
 import enum
-import math
+import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
-from numbers import Number
+from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.engine.default import DefaultDialect
 
 from entropic.errors import ModelError
+from entropic.identity.arrays import is_number_type, number_array
 from entropic.identity.canonical import (
     Unfit,
+    alone,
     canonical,
-    check_array,
     checked_text,
+    checked_utc,
     decimal_text,
     float_json,
     is_numpy,
+    numpy_item,
     plain,
     text_json,
 )
@@ -65,14 +70,23 @@ def rule_for(parameter: Parameter) -> Rule:
         ModelError: No value of this type has a canonical form.
     """
     kind = parameter.column.type
-    for types, make in _RULES:
-        if isinstance(kind, types):
-            return make(kind)
+    try:
+        rule = _rule(kind)
+    except Unfit as reason:
+        raise ModelError(f"{parameter.column} cannot be a parameter: {reason}") from None
+    if rule is not None:
+        return rule
     raise ModelError(
         f"the parameter {parameter.name!r} has the column type {kind!r}, which has no canonical"
         " form; use bool, int, float, str, Decimal, date, datetime, UUID, Path, an Enum, a Literal,"
         " dict, list or a numpy array"
     )
+
+
+def _rule(kind: Any) -> Rule | None:
+    if isinstance(kind, _WITHOUT_RULE):
+        return None
+    return next((make(kind) for types, make in _RULES if isinstance(kind, types)), None)
 
 
 def _bool(_: Any) -> Rule:
@@ -93,10 +107,11 @@ def _int(kind: Any) -> Rule:
 
     def coerce(value: Any) -> int:
         number = _number(value)
-        if not math.isfinite(number) or number != (whole := int(number)):
-            raise Unfit("it is no whole number")
-        if not -limit <= whole < limit:
+        # Compared before it is converted: int(Decimal("1e999999999")) would never end.
+        if not -limit <= number < limit:
             raise Unfit(f"it does not fit {bits} bits")
+        if number != (whole := int(number)):
+            raise Unfit("it is no whole number")
         return whole
 
     return Rule("an int", coerce, lambda value: str(int(value)))
@@ -112,26 +127,25 @@ def _as_float(value: Any) -> float:
         result = float(number)
     except OverflowError:
         raise Unfit("it is too large for a float") from None
-    if math.isnan(result):
-        raise Unfit("NaN equals nothing, so it could never be found again")
     # A decimal is what its nearest float prints as; any other number must be that float.
     exact = Decimal(repr(result)) if isinstance(number, Decimal) else result
     if exact != number:
         raise Unfit(f"a float would round it to {result!r}")
-    return result
+    return result + 0.0  # the runner gets 0.0 for -0.0, which is the same run
 
 
 def _number(value: Any) -> Any:
     if is_numpy(value) and value.ndim == 0:
-        value = value.item()
+        value = numpy_item(value)
     if isinstance(value, enum.Enum):
         value = value.value
-    if isinstance(value, Decimal) and value.is_nan():
+    if not isinstance(value, Real | Decimal):
+        hint = " (a text is not parsed)" if isinstance(value, str) else ""
+        raise Unfit(f"it is no number{hint}")
+    # Decimal's signalling NaN cannot even be compared.
+    if value.is_nan() if isinstance(value, Decimal) else value != value:  # noqa: PLR0124
         raise Unfit("NaN equals nothing, so it could never be found again")
-    if isinstance(value, Number) and not isinstance(value, complex):
-        return value
-    hint = " (a text is not parsed)" if isinstance(value, str) else ""
-    raise Unfit(f"it is no number{hint}")
+    return value
 
 
 def _decimal(_: Any) -> Rule:
@@ -145,10 +159,12 @@ def _decimal(_: Any) -> Rule:
     return Rule("a Decimal", coerce, lambda value: text_json(decimal_text(value)))
 
 
-def _decimal_source(value: Any) -> str:
+def _decimal_source(value: Any) -> str | int:
     if isinstance(value, str):
         return value
     number = _number(value)
+    if isinstance(number, Integral):
+        return int(number)
     return repr(number) if isinstance(number, float) else str(number)
 
 
@@ -190,17 +206,25 @@ def _uuid(kind: Any) -> Rule:
     return Rule("a UUID", coerce, lambda value: text_json(str(value)))
 
 
+_TOO_FINE: Final = re.compile(r"[.,]\d{6}0*[1-9]")
+
+
 def _datetime(kind: Any) -> Rule:
     keeps_zone = bool(getattr(kind, "timezone", True))
 
     def coerce(value: Any) -> datetime:
         if isinstance(value, str):
+            # fromisoformat() drops what it cannot hold.
+            if _TOO_FINE.search(value):
+                raise Unfit("it is finer than microseconds")
             value = _parsed(datetime.fromisoformat, value)
-        if is_numpy(value):
-            value = value.item()
+        if is_numpy(value) and value.ndim == 0:
+            value = numpy_item(value)
+            if type(value) is date:  # a day is its midnight, to numpy
+                value = datetime.combine(value, time())
         if not isinstance(value, datetime):
             raise Unfit("it is no datetime")
-        moment = as_utc(value)
+        moment = checked_utc(value)
         return moment if keeps_zone else moment.replace(tzinfo=None)
 
     return Rule("a datetime", coerce, lambda value: text_json(as_utc(value).isoformat()))
@@ -210,6 +234,8 @@ def _date(_: Any) -> Rule:
     def coerce(value: Any) -> date:
         if isinstance(value, str):
             value = _parsed(date.fromisoformat, value)
+        if is_numpy(value) and value.ndim == 0:
+            value = numpy_item(value)
         if isinstance(value, date) and not isinstance(value, datetime):
             return value
         raise Unfit("it is no date (a datetime has a time, too)")
@@ -225,69 +251,92 @@ def _parsed(parse: Callable[[str], T], text: str) -> T:
 
 
 def _enum(kind: Any) -> Rule:
-    if kind.enum_class is None:  # a Literal, or names alone
-        members: dict[str, Any] = {text_json(name): name for name in kind.enums}
-        type_name = f"one of {list(kind.enums)}"
-    else:
-        members = {_enum_json(member): member for member in kind.enum_class}
-        type_name = f"a {kind.enum_class.__name__}"
+    members: dict[str, Any] = {}
+    # Without a class it is a Literal, or names alone.
+    for member in kind.enums if kind.enum_class is None else kind.enum_class:
+        twin = members.setdefault(_enum_json(member), member)
+        if twin is not member:
+            raise Unfit(f"{twin!r} and {member!r} are the same in JSON")
+    if not members:
+        raise Unfit("its type has no members to choose from")
+    choices = [getattr(member, "value", member) for member in members.values()]
 
     def coerce(value: Any) -> Any:
-        found = members.get(canonical(value))
+        found = members.get(canonical(plain(value)))
         if found is not None:
             return found
-        choices = [getattr(member, "value", member) for member in members.values()]
-        guess = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-        hint = f"; did you mean {guess[0]!r}?" if guess else ""
+        guess = nearest(str(value), map(str, choices))
+        hint = f"; did you mean {guess!r}?" if guess else ""
         raise Unfit(f"it is none of {choices}{hint}")
 
+    type_name = f"one of {choices}" if kind.enum_class is None else f"a {kind.enum_class.__name__}"
     return Rule(type_name, coerce, _enum_json)
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that was most likely meant, whatever its case; ``None`` where none is near."""
+    lower = {valid.lower(): valid for valid in names}
+    guess = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    return lower[guess[0]] if guess else None
 
 
 def _enum_json(member: Any) -> str:
     try:
-        return canonical(member)
+        return canonical(plain(member))
     except Unfit as reason:
-        raise ModelError(f"the value of {member!r} cannot be part of a run id: {reason}") from None
+        raise Unfit(f"the value of {member!r} has no canonical form: {reason}") from None
 
 
 def _array(kind: NumpyArray) -> Rule:
-    def coerce(value: Any) -> Any:
-        import numpy as np
-
-        try:
-            array = np.array(value)  # a copy: the caller's may change while the run waits
-            typed = array if kind.dtype is None else array.astype(kind.dtype)
-        except (TypeError, ValueError) as reason:
-            raise Unfit(f"it is no array ({reason})") from None
-        if array.dtype.kind not in "biuf":
-            raise Unfit(f"an array of {array.dtype} is neither numbers nor bools")
-        if not np.array_equal(typed, array):
-            raise Unfit(f"its values would change as {kind.dtype}, or are NaN")
-        check_array(typed)
-        return typed
-
-    return Rule("a numpy array", coerce, canonical)
+    if kind.dtype is not None and not is_number_type(kind.dtype):
+        raise Unfit(f"an array of {kind.dtype} has no JSON form")
+    return Rule("a numpy array", lambda value: number_array(value, kind.dtype), canonical)
 
 
 def _json(_: Any) -> Rule:
-    def coerce(value: Any) -> Any:
-        found = plain(value)
-        # SQLite keeps a number that stands alone in a JSON column as a number: 5.0 comes back 5.
-        return int(found) if isinstance(found, float) and found.is_integer() else found
-
-    return Rule("JSON", coerce, canonical)
+    return Rule("JSON", lambda value: alone(plain(value)), canonical)
 
 
 def _custom(kind: Any) -> Rule:
-    """The rule of a user's own column type: only the user knows what it takes."""
+    """The rule of a user's own column type: what would come back from the database is the value.
+
+    So that 1 and 1.0 are the same for a decorated float, and no row differs from its request.
+    """
+    bind, result = _way(kind, "process_bind_param"), _way(kind, "process_result_value")
+    stored = _rule(kind.impl_instance)
+    if stored is None and not isinstance(kind.impl_instance, sa.LargeBinary):
+        raise Unfit(f"it is kept as {kind.impl_instance!r}, which has no canonical form")
+    # A type with a processor of its own (PickleType is one) keeps what it is given.
+    has_processor = type(kind).bind_processor is not sa.TypeDecorator.bind_processor
 
     def coerce(value: Any) -> Any:
-        canonical(value)
-        return value
+        if not has_processor:
+            try:
+                bound = bind(value)
+                if stored is not None and bound is not None:
+                    bound = stored.coerce(bound)
+                value = result(bound)
+            except Unfit:
+                raise
+            except Exception as reason:
+                raise Unfit(f"the type refused it ({reason!r})") from None
+        plain(value)
+        return copy.deepcopy(value)  # the caller's may change while the run waits
 
     return Rule(f"a {type(kind).__name__}", coerce, canonical)
 
+
+def _way(kind: Any, name: str) -> Callable[[Any], Any]:
+    """One way of a user's type to or from the database; as it is where there is none."""
+    if getattr(type(kind), name) is getattr(sa.TypeDecorator, name):
+        return lambda value: value
+    method = getattr(kind, name)
+    dialect = DefaultDialect()
+    return lambda value: method(value, dialect)
+
+
+# What Mapped[timedelta] becomes: a decorated DateTime, but a timedelta has no canonical form.
+_WITHOUT_RULE: Final = (sa.Interval,)
 
 # In the order in which they are tried: the special before the general. Numeric is missing on
 # purpose: SQLite rounds it to a float, where Mapped[Decimal] keeps every digit.
