@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
+import anyio.to_thread
+
 from entropic._shield import to_the_end
 from entropic.artifacts import COMPANIONS, ResultsFolder
 from entropic.database import Database
@@ -302,7 +304,8 @@ class AsyncStore(Generic[R]):
         return opening.result()
 
     async def _make_ready(self, loop: asyncio.AbstractEventLoop) -> _Opened[R]:
-        await asyncio.to_thread(self._folder.open)
+        # Not the loop's default pool: threads of that one may be waiting for this very store.
+        await anyio.to_thread.run_sync(self._folder.open)
         database = Database(self._db_url, lock_timeout=self._lock_timeout)
         await database.open()
         try:

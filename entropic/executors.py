@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
+import anyio.to_thread
+
 from entropic import worker
 from entropic._portal import callers_turn, run_in_caller
 from entropic._shield import undisturbed
@@ -199,7 +201,7 @@ class DaskExecutor:
         if client.status not in ("running", "connecting"):
             raise SettingsError(f"the Dask client is {client.status}; make a new one")
         if not client.asynchronous:
-            threads = await asyncio.to_thread(client.nthreads)
+            threads = await anyio.to_thread.run_sync(client.nthreads)
         elif client.loop.asyncio_loop is asyncio.get_running_loop():
             threads = await client.nthreads()
         else:
@@ -239,7 +241,7 @@ class DaskExecutor:
         if self._client.asynchronous:
             outcome = await future.result()
         else:
-            outcome = await asyncio.to_thread(future.result)
+            outcome = await anyio.to_thread.run_sync(future.result)
         assert isinstance(outcome, Outcome)
         return outcome
 
