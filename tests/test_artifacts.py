@@ -305,6 +305,35 @@ def test_a_rerun_leaves_companions_that_are_not_its_own(
     assert names() == (["a.1.dat", "a.1.files", "a.files"] if left else ["a.dat", "a.files"])
 
 
+SUFFIXES = ["", ".dat", ".7z", "_out", "x"]
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".1"])
+@pytest.mark.parametrize("other", SUFFIXES[1:])
+@pytest.mark.parametrize("is_taken", [False, True], ids=["free", "taken"])
+def test_a_folder_with_another_suffix_touches_nothing_but_its_own(
+    folder: Path, suffix: str, other: str, is_taken: bool
+) -> None:
+    """Names with numbers and odd suffixes: what is removed, or replaced, is never another's."""
+    results = opened("results", suffix)
+    write(f"results/a{suffix}", b"theirs") if is_taken else None
+    for id in ("b", "a.1", "a.2"):  # their names are like those of a's
+        results.publish(*staged(results, companions={"log": b"log"}, id=id), id, None)
+    before = {path: path.read_bytes() for path in folder.glob("results/*") if path.is_file()}
+    before |= {path: path.read_bytes() for path in folder.glob("results/*.files/*")}
+    stage, found = staged(results, companions={"log": b"log"}, id="a")
+    name = results.publish(stage, found, "a", None)
+    again = opened("results", other)
+    stage, found = staged(again, b"newer", companions={"log": b"log"}, id="a", token=2)
+    renamed = again.publish(stage, found, "a", name)
+    assert read(f"results/{renamed}") == b"newer"
+    assert renamed.endswith(other)
+    assert (renamed == name) == (suffix == other)
+    assert renamed == name or not os.path.exists(f"results/{name}")
+    again.remove(renamed, "a")
+    assert all(path.exists() and path.read_bytes() == before[path] for path in before)
+
+
 def test_removing_a_result_leaves_companions_that_are_not_its_own(results: ResultsFolder) -> None:
     """Only what was published with the result goes with it; what is gone already is no error."""
     publish(results, b"result")

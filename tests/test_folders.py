@@ -603,11 +603,22 @@ def test_a_suffix_may_be_any_end_of_a_name(make_store: Callable[..., Any], suffi
 
 
 def test_a_store_with_another_suffix_finds_what_is_stored(make_store: Callable[..., Any]) -> None:
-    """The name was settled when it was published; a re-run keeps it."""
-    record = make_store(file_suffix=".npy").run_or_retrieve({"n": 3})
-    store = make_store(file_suffix=".dat")
+    """A hit keeps the name that it was published under; a re-run takes the new one."""
+
+    def runner(params: dict[str, Any]) -> None:
+        simulate(params)
+        Path(params["result_file"]).with_name("log").write_text(str(calls()))
+
+    record = make_store(runner=runner, file_suffix=".npy").run_or_retrieve({"n": 3})
+    store = make_store(runner=runner, file_suffix=".dat")
     assert store.run_or_retrieve({"n": 3}).result_file == record.result_file
     assert calls() == 1
+    again = store.run({"n": 3})
+    assert again.result_file == f"./results/{record.id}.dat"
+    assert Path(f"results/{record.id}.files/log").read_text() == "2"
+    assert names() == [f"{record.id}.dat", f"{record.id}.files"]
+    assert store.delete({"n": 3}, remove_file=True)
+    assert names() == []
 
 
 # Root may write everywhere: a child without that right shows what others see.

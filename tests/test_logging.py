@@ -226,7 +226,7 @@ def test_a_program_that_logs_everything_hears_of_runs_alone() -> None:
 def test_messages_are_formatted_by_whoever_shows_them(
     make_store: Callable[..., Store[Any]],
 ) -> None:
-    """Their arguments, the run id among them, come as they are, for filters and handlers of one's own."""
+    """Their arguments come as they are, the run id among them: filters can use them."""
     records: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):

@@ -5,22 +5,21 @@ rename, or never. Nothing here knows a database: which names are ours is told by
 
     <results_dir>/<id><suffix>              a result
     <results_dir>/<id>.files/               what else its runner left
-    <results_dir>/.entropic/folder          the folder's own id
-    <results_dir>/.entropic/staging/        see the module stage
+    <results_dir>/.entropic/                see the modules corner and stage
 """
 
 import contextlib
 import errno
 import itertools
 import os
-import stat
-import uuid
+import re
+from typing import Final
 
+from entropic.artifacts import corner
+from entropic.artifacts.corner import folder_id
 from entropic.artifacts.finding import (
-    PRIVATE,
     Found,
     find,
-    folder_id,
     holds_results,
     is_whole,
     locate_registered,
@@ -31,6 +30,9 @@ from entropic.artifacts.stage import COMPANIONS, Stage, Staged
 from entropic.errors import ResultsDirError
 
 __all__ = ["COMPANIONS", "Found", "ResultsFolder", "Stage", "Staged", "find", "remove_registered"]
+
+# Between a run's id and its suffix, where the name without it was not ours.
+_NUMBER: Final = r"(\.\d+)?"
 
 
 class ResultsFolder:
@@ -51,8 +53,7 @@ class ResultsFolder:
         self.id = ""
         # Where the path as it was spelled leads to this folder: anywhere, or only here.
         self._cwd = None if os.path.isabs(self.spelled) else working_directory()
-        self._private = os.path.join(self.path, PRIVATE)
-        self._staging = os.path.join(self._private, "staging")
+        self._staging = corner.staging(self.path)
 
     def open(self) -> None:
         """Make what is missing, and learn the folder's own id.
@@ -63,8 +64,7 @@ class ResultsFolder:
         """
         try:
             os.makedirs(self.path, exist_ok=True)
-            self._make_private()
-            self.id = self._own_id()
+            self.id = corner.make(self.path)
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -131,7 +131,8 @@ class ResultsFolder:
             stage: Where it is.
             staged: What it is.
             id: The run id.
-            ours: The name that this run's earlier result has; it is replaced in one step.
+            ours: The name that this run's earlier result has; it is replaced in one step, unless
+                it has another suffix.
             has_companions: Whether that result has companions, which are ours, too.
 
         Returns:
@@ -142,17 +143,16 @@ class ResultsFolder:
             ResultsDirError: The file system refused.
         """
         try:
-            if ours is None or self._is_obstructed(staged, ours, has_companions):
-                name = self._take_free_name(stage, staged, id)
-                if ours is not None:
-                    self._set_aside(ours, stage)
-                return name
-            replace(stage.result, os.path.join(self.path, ours), stage.folder)
-            if staged.companions:
-                replace(stage.companions, self._companions(ours), stage.folder)
-            elif has_companions:
-                self._set_aside(os.path.basename(self._companions(ours)), stage)
-            return ours
+            if ours is not None and self._can_keep(ours, id, staged, has_companions):
+                replace(stage.result, os.path.join(self.path, ours), stage.folder)
+                if staged.companions:
+                    replace(stage.companions, self._companions(ours, id), stage.folder)
+                elif has_companions:
+                    _set_aside(self._companions(ours, id), stage)
+                return ours
+            if ours is None:
+                return self._take_free_name(stage, staged, id)
+            return self._change_name(stage, staged, id, ours, has_companions)
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -160,8 +160,13 @@ class ResultsFolder:
         """Remove a staging folder and what is in it; following no link."""
         remove(stage.folder)
 
-    def remove(self, name: str, *, has_companions: bool = True) -> None:
+    def remove(self, name: str, id: str | None = None, *, has_companions: bool = True) -> None:
         """Remove a published result, and its companions; what is gone already is no error.
+
+        Args:
+            name: The name that it was published under.
+            id: The run id; without it, the name must have this folder's suffix.
+            has_companions: Whether companions were published with it.
 
         Raises:
             ResultsDirError: The file system refused.
@@ -169,53 +174,13 @@ class ResultsFolder:
         try:
             remove(os.path.join(self.path, name))
             if has_companions:
-                remove(self._companions(name))
+                remove(self._companions(name, id or name.removesuffix(self.suffix)))
         except OSError as error:
             raise self._unusable(error) from error
 
     def sync(self) -> None:
         """Write the folder's names through to the disk."""
         fsync(self.path)
-
-    def _make_private(self) -> None:
-        for path in (self._private, self._staging):
-            try:
-                os.mkdir(path, 0o770)
-                self._restrict(path)
-            except FileExistsError:
-                mode = os.lstat(path).st_mode
-                if not stat.S_ISDIR(mode):
-                    what = "a symbolic link" if stat.S_ISLNK(mode) else "not a folder"
-                    raise ResultsDirError(
-                        f"{path} is {what}; it must be a folder of entropic's own, so that"
-                        " nothing is written elsewhere; remove it",
-                        path=path,
-                    ) from None
-
-    def _restrict(self, path: str) -> None:
-        """0700, unless the results folder and the umask both share with the group."""
-        shared = os.stat(self.path).st_mode & os.stat(path).st_mode & stat.S_IWGRP
-        if not shared:
-            os.chmod(path, 0o700)
-
-    def _own_id(self) -> str:
-        if found := folder_id(self.path):
-            return found
-        path = os.path.join(self._private, "folder")
-        draft = f"{path}.{uuid.uuid4().hex}"
-        with open(draft, "w", encoding="ascii") as file:
-            file.write(uuid.uuid4().hex)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            move_to_free_name(draft, path)
-        except FileExistsError:
-            if os.path.getsize(path):  # another store named it first
-                os.unlink(draft)
-            else:  # lost in a power failure
-                os.replace(draft, path)
-        with open(path, encoding="ascii") as file:
-            return file.read()
 
     def _given(self, name: str) -> str:
         """The path to give for a name in this folder: as spelled, where that leads here."""
@@ -266,35 +231,55 @@ class ResultsFolder:
 
     def _take_free_name(self, stage: Stage, staged: Staged, id: str) -> str:
         for number in itertools.count():
-            stem = f"{id}.{number}" if number else id
-            name = stem + self.suffix
-            companions = self._companions(name)
-            if os.path.lexists(companions):
+            name = (f"{id}.{number}" if number else id) + self.suffix
+            if os.path.lexists(self._companions(name, id)):
                 continue
+            path = os.path.join(self.path, name)
             with contextlib.suppress(FileExistsError):
-                move_to_free_name(stage.result, os.path.join(self.path, name))
-                if staged.companions:
-                    replace(stage.companions, companions, stage.folder)
+                move_to_free_name(stage.result, path)
+                try:
+                    if staged.companions:
+                        move_to_free_name(stage.companions, self._companions(name, id))
+                except OSError:
+                    os.rename(path, stage.result)  # both get a name, or neither
+                    raise
                 return name
         raise AssertionError("unreachable: itertools.count does not end")
 
-    def _is_obstructed(self, staged: Staged, ours: str, has_companions: bool) -> bool:
-        """Whether somebody else's file is where new companions of our result would go."""
-        return (
-            bool(staged.companions)
-            and not has_companions
-            and os.path.lexists(self._companions(ours))
-        )
+    def _change_name(
+        self, stage: Stage, staged: Staged, id: str, ours: str, has_companions: bool
+    ) -> str:
+        """Publish under a free name, and take the earlier result out of the folder."""
+        companions = self._companions(ours, id)
+        aside = _set_aside(companions, stage) if has_companions else None
+        try:
+            name = self._take_free_name(stage, staged, id)
+        except OSError:
+            if aside is not None:
+                os.rename(aside, companions)
+            raise
+        _set_aside(os.path.join(self.path, ours), stage)
+        return name
 
-    def _set_aside(self, name: str, stage: Stage) -> None:
-        """Take a name out of the folder, to be discarded with the stage."""
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(
-                os.path.join(self.path, name), os.path.join(stage.folder, f".replaced.{name}")
-            )
+    def _can_keep(self, ours: str, id: str, staged: Staged, has_companions: bool) -> bool:
+        """Whether a new result can take the place of the earlier one."""
+        if not re.fullmatch(_NUMBER + re.escape(self.suffix), ours.removeprefix(id)):
+            return False  # the store has another suffix now
+        is_ours = has_companions or not os.path.lexists(self._companions(ours, id))
+        return is_ours or not staged.companions
 
-    def _companions(self, name: str) -> str:
-        return os.path.join(self.path, name.removesuffix(self.suffix) + COMPANIONS)
+    def _companions(self, name: str, id: str) -> str:
+        """Where the companions of a result are: ``<id>.files`` or ``<id>.<n>.files``."""
+        rest = name.removeprefix(id)
+        if re.fullmatch(_NUMBER + re.escape(self.suffix), rest):
+            stem = name.removesuffix(self.suffix)
+        elif re.match(r"\.\d", rest):
+            # The suffix was another one, and whether it began here or after a number nobody
+            # knows. Rather than to touch another run's: a name that no run has.
+            stem = f".{name}"
+        else:
+            stem = id
+        return os.path.join(self.path, stem + COMPANIONS)
 
     def _unusable(self, error: OSError) -> ResultsDirError:
         if isinstance(error, ResultsDirError):
@@ -322,3 +307,13 @@ class ResultsFolder:
 def remove_registered(path: str) -> None:
     """Remove a result that lies where its user put it; what is gone already is no error."""
     remove(path)
+
+
+def _set_aside(path: str, stage: Stage) -> str | None:
+    """Take a path out of the folder, to be discarded with the stage; where it is then."""
+    aside = os.path.join(stage.folder, f".replaced.{os.path.basename(path)}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return None
+    return aside

@@ -6,12 +6,9 @@ Paths come as their users spelled them; nothing here is changed.
 import os
 import stat
 from dataclasses import dataclass
-from typing import Final
 
+from entropic.artifacts.corner import PRIVATE
 from entropic.errors import ResultsDirError
-
-PRIVATE: Final = ".entropic"
-"""The corner of a results folder that is entropic's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +56,6 @@ def is_whole(path: str, size: int | None) -> bool:
     """Whether there is a result, of that many bytes where the number is known."""
     found = find(path)
     return found is not None and (size is None or found.size == size)
-
-
-def folder_id(folder: str) -> str | None:
-    """The id of a results folder; ``None`` where it has none."""
-    try:
-        with open(os.path.join(folder, PRIVATE, "folder"), encoding="ascii") as file:
-            return file.read() or None
-    except (OSError, UnicodeError):
-        return None
 
 
 def holds_results(folder: str) -> bool:
