@@ -34,6 +34,8 @@ class Flight(Generic[T]):
         task: Carries the run out; cancelled when the run was interrupted.
         has_started: Whether the runner has been called; before that, nothing is lost by leaving.
         cannot_stop: Whether a runner is at work that no cancellation stops.
+        on_failure: Called as soon as the runner has failed, while its place is still taken: who
+            wants nothing more to start has to know before the next run gets that place.
     """
 
     def __init__(self, digest: str) -> None:
@@ -41,6 +43,7 @@ class Flight(Generic[T]):
         self.task: asyncio.Task[T]
         self.has_started = False
         self.cannot_stop = False
+        self.on_failure: list[Callable[[], None]] = []
         self._waiters = 0
         self._starter = asyncio.current_task()
 

@@ -101,23 +101,27 @@ class Schedule:
             mean = self._mean_seconds
             self._mean_seconds = seconds if mean is None else 0.8 * mean + 0.2 * seconds
 
+    def failing(self) -> None:
+        """A runner has failed, and its run is about to end: nothing more is started."""
+        self._must_leave = self._must_leave or not self._has_failed
+        self._has_failed = True
+        self._waiting.clear()
+
     def failed(self, id: str | None) -> None:
-        """A run failed, or (``None``) the input did: nothing more is started."""
+        """A run has ended in failure, or (``None``) the input has: nothing more is started."""
         if id is None:
             self._is_pulling = False
             self._has_input = False
         else:
             self._in_flight.discard(id)
-        self._must_leave = not self._has_failed
-        self._has_failed = True
-        self._waiting.clear()
+        self.failing()
 
     def next(self) -> list[Action]:
         """What to do now; empty while there is nothing but to wait for events."""
         actions: list[Action] = []
         if self._must_leave:
             self._must_leave = False
-            actions.append(Leave(tuple(self._in_flight)))
+            actions.append(Leave(tuple(sorted(self._in_flight))))
         starting: list[str] = []
         while self._waiting and len(self._in_flight) < self.window:
             starting.append(self._waiting.popleft())

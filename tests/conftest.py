@@ -2,14 +2,16 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from entropic import AsyncStore, Store
 from tests.simulations import Point, simulate, simulate_async
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,10 @@ class SyncFace:
     def __init__(self, store: AsyncStore[Any], runner: asyncio.Runner) -> None:
         self.store = store
         self._runner = runner
+
+    def run_here(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the store's loop."""
+        return self._runner.run(work)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.store, "aclose" if name == "close" else name)

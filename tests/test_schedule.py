@@ -144,6 +144,22 @@ def test_a_failure_leaves_what_has_not_started() -> None:
     assert schedule.is_over
 
 
+def test_a_failure_that_is_foreseen_leaves_once() -> None:
+    """The runner has failed, and its run is still being put on record: it is waited for."""
+    schedule = Schedule(workers=1)
+    schedule.next()
+    schedule.looked_up(schedule.offered(["a", "b", "c"]), is_last=True)
+    schedule.next()
+    schedule.failing()
+    schedule.failing()
+    assert schedule.next() == [Leave(("a", "b"))]
+    schedule.finished("b", None)
+    assert not schedule.is_over
+    schedule.failed("a")
+    assert schedule.next() == []
+    assert schedule.is_over
+
+
 def test_an_input_that_fails_ends_the_request_when_its_runs_have() -> None:
     """What is under way is waited for."""
     schedule = Schedule(workers=1)

@@ -7,7 +7,7 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder, find, remove_registered
@@ -19,8 +19,8 @@ from entropic.errors import (
     StoreClosedError,
 )
 from entropic.executors import Executor, Threads
-from entropic.identity import Identity, checked_id
-from entropic.leases import Flights, waiting
+from entropic.identity import Identity, ParameterSet, checked_id
+from entropic.leases import Flight, Flights, waiting
 from entropic.ledger import Entry, Finished, Ledger, Published, Result
 from entropic.models import Base
 from entropic.pipeline.lookup import Answer, Lookup, locate
@@ -107,7 +107,9 @@ class Pipeline(Generic[R]):
         request = Request(
             source,
             self._lookup,
-            lambda answer: self._obtain(answer, custom_data, executor, force=force),
+            functools.partial(
+                self._obtain, custom_data=custom_data, executor=executor, force=force
+            ),
             self._flights,
             workers=executor.workers,
             force=force,
@@ -168,20 +170,19 @@ class Pipeline(Generic[R]):
             raise StoreClosedError("the store was closed while the call was under way")
 
     async def _obtain(
-        self, answer: Answer[R], custom_data: Mapping[str, Any], executor: Executor, *, force: bool
+        self,
+        answer: Answer[R],
+        on_failure: Callable[[], None],
+        *,
+        custom_data: Mapping[str, Any],
+        executor: Executor,
+        force: bool,
     ) -> Landed[R]:
         """Run what was missing, or wait for the one who runs it already."""
         while True:
             parameters = answer.parameters
-            seen = None if force else answer.entry.published
             flight = self._flights.get(parameters.id)
             is_mine = flight is None
-            if flight is not None and flight.digest != parameters.digest:
-                raise IdConflictError(
-                    f"the id {parameters.id!r} is being run with other parameters than"
-                    f" {parameters.values!r}; choose another id",
-                    id=parameters.id,
-                )
             with waiting(running.get(), (self._nonce, parameters.id)):
                 if flight is None:
                     run = functools.partial(
@@ -189,9 +190,12 @@ class Pipeline(Generic[R]):
                         parameters=parameters,
                         custom_data=custom_data,
                         executor=executor,
-                        unless_newer_than=seen,
+                        unless_newer_than=None if force else answer.entry.published,
                     )
                     flight = self._flights.start(parameters.id, parameters.digest, run)
+                _check_same(flight, parameters)
+                if is_mine or not force:
+                    flight.on_failure.append(on_failure)
                 await flight.wait()
             if flight.task.cancelled():
                 self._check_open()
@@ -231,6 +235,15 @@ class Pipeline(Generic[R]):
             if path is not None:
                 remove_registered(path)
         _logger.info("deleted the result of %s (%s)", id, path)
+
+
+def _check_same(flight: Flight[Any], parameters: ParameterSet) -> None:
+    if flight.digest != parameters.digest:
+        raise IdConflictError(
+            f"the id {parameters.id!r} is being run with other parameters than"
+            f" {parameters.values!r}; choose another id",
+            id=parameters.id,
+        )
 
 
 def _registered(path: str) -> Published:

@@ -30,7 +30,8 @@ class Request(Generic[R]):
     Args:
         source: The input.
         lookup: How parameter sets become answers.
-        obtain: Runs what was missing, or waits for the one who runs it.
+        obtain: Runs what was missing, or waits for the one who runs it; calls back as soon as
+            its runner has failed.
         flights: The runs under way.
         workers: How many runners can be at work at once.
         force: Whether to run what is stored, too.
@@ -40,7 +41,7 @@ class Request(Generic[R]):
         self,
         source: Source,
         lookup: Lookup[R],
-        obtain: Callable[[Answer[R]], Awaitable[Landed[R]]],
+        obtain: Callable[[Answer[R], Callable[[], None]], Awaitable[Landed[R]]],
         flights: Flights[Any],
         *,
         workers: int,
@@ -98,9 +99,15 @@ class Request(Generic[R]):
                         self._running[id].cancel()
 
     def _start(self, id: str) -> None:
-        task = asyncio.ensure_future(self._obtain(self._missing[id]))
+        task = asyncio.ensure_future(self._obtain(self._missing[id], self._stop))
         self._running[id] = task
         task.add_done_callback(lambda _: self._ended.put_nowait(id))
+
+    def _stop(self) -> None:
+        """A runner has failed: leave what has not started, before it gets that one's place."""
+        self._schedule.failing()
+        for action in self._schedule.next():
+            self._act(action)
 
     async def _pull(self, most: int) -> None:
         batch = await self._source.take(most)

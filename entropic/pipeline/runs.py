@@ -142,6 +142,9 @@ class Runs(Generic[R]):
                 flight.cannot_stop = not executor.can_stop
                 outcome = await executor.run(job)
                 flight.cannot_stop = False
+                if outcome.error is not None:
+                    for tell in flight.on_failure:
+                        tell()
             settled = True
         except Exception as error:
             # Not the runner's: the executor or the database. The run has failed all the same.
