@@ -189,7 +189,8 @@ def test_a_slow_input_does_not_keep_the_first_run_waiting(make_store: Callable[.
         feeder = threading.Thread(target=feed, args=(asyncio.get_running_loop(),))
         feeder.start()
         try:
-            return await store.store.sweep(fed())
+            swept: list[Point] = await store.store.sweep(fed())
+            return swept
         finally:
             feeder.join(30)
 
