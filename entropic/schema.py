@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn
 
-from entropic.database import Database, Transaction
+from entropic.database import Database, Dialect, Transaction
 from entropic.errors import SchemaError
 from entropic.identity import Identity
 from entropic.models import Base, ExactDecimal, columns_table, models_table, side_tables
@@ -44,8 +44,8 @@ class _Seen:
     """What the database holds of a model."""
 
     is_new: bool
-    has_side_tables: bool
     columns: dict[str, Any] | None
+    keys: list[str]
     has_rows: bool
     entry: tuple[int, str, bool] | None
     defaults: dict[str, str | None]
@@ -65,6 +65,11 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
     """
     table = sa.inspect(model).local_table
     assert isinstance(table, sa.Table)
+    if table.name.lower() in side_tables.tables:
+        raise SchemaError(
+            f"{table.name!r} is the name of a table of entropic's own: give {model.__name__}"
+            " another __tablename__"
+        )
     model_identity = Identity(model)
     seen = await database.read_sync(lambda connection: _look(connection, table))
     if _is_settled(seen, model_identity):
@@ -72,7 +77,9 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
     await database.prepare(seen.is_new)
 
     async def settle(transaction: Transaction) -> _Seen:
-        return await transaction.run_sync(lambda c: _settle(c, table, model_identity))
+        return await transaction.run_sync(
+            lambda connection: _settle(connection, database.dialect, table, model_identity)
+        )
 
     return _opened(await database.write(settle), model, table)
 
@@ -88,11 +95,13 @@ def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
     inspector = sa.inspect(connection)
     names = set(inspector.get_table_names())
     has_side_tables = all(side.name in names for side in side_tables.sorted_tables)
-    has_table = inspector.has_table(table.name, table.schema)
     found: dict[str, Any] | None = None
+    keys: list[str] = []
     has_rows = False
-    if has_table:
+    if inspector.has_table(table.name, table.schema):
+        _check_is_table(table, inspector.get_table_names(table.schema))
         found = {c["name"]: c for c in inspector.get_columns(table.name, table.schema)}
+        keys = inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]
         has_rows = connection.execute(
             sa.select(sa.exists(sa.select(sa.text("1")).select_from(table)))
         ).scalar_one()
@@ -108,7 +117,17 @@ def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
         query = sa.select(columns_table.c.parameter, columns_table.c.identity_default)
         rows = connection.execute(query.where(columns_table.c.model == table.fullname))
         defaults = {row.parameter: row.identity_default for row in rows}
-    return _Seen(not names, has_side_tables, found, bool(has_rows), entry, defaults)
+    return _Seen(not names, found, keys, bool(has_rows), entry, defaults)
+
+
+def _check_is_table(table: sa.Table, names: list[str]) -> None:
+    if table.name in names:
+        return
+    what = next((f"one with {n!r}" for n in names if n.lower() == table.name.lower()), "a view")
+    raise SchemaError(
+        f"the database has no table {table.name!r} and can have none, as that name is {what} to"
+        " it: give the model another __tablename__"
+    )
 
 
 def _is_settled(seen: _Seen, identity: Identity) -> bool:
@@ -120,7 +139,7 @@ def _is_settled(seen: _Seen, identity: Identity) -> bool:
         )
     if seen.columns is None:
         return False
-    missing = _missing_columns(seen.columns, identity)
+    missing = _missing_columns(seen, identity)
     return (
         seen.entry is not None
         and not missing
@@ -128,7 +147,9 @@ def _is_settled(seen: _Seen, identity: Identity) -> bool:
     )
 
 
-def _settle(connection: sa.Connection, table: sa.Table, identity: Identity) -> _Seen:
+def _settle(
+    connection: sa.Connection, dialect: Dialect, table: sa.Table, identity: Identity
+) -> _Seen:
     """Under the write lock: look again, then make, add and write down what is missing."""
     seen = _look(connection, table)
     if _is_settled(seen, identity):
@@ -138,9 +159,9 @@ def _settle(connection: sa.Connection, table: sa.Table, identity: Identity) -> _
     if seen.columns is None:
         table.create(connection)
     else:
-        added = _missing_columns(seen.columns, identity)
+        added = _missing_columns(seen, identity)
         for name in added:
-            _add_column(connection, table, identity, name)
+            _add_column(connection, dialect, table, identity, name)
     from_2x = seen.entry[2] if seen.entry is not None else seen.has_rows
     if seen.entry is None:
         connection.execute(
@@ -164,29 +185,26 @@ def _settle(connection: sa.Connection, table: sa.Table, identity: Identity) -> _
     return _look(connection, table)
 
 
-def _add_column(connection: sa.Connection, table: sa.Table, identity: Identity, name: str) -> None:
+def _add_column(
+    connection: sa.Connection, dialect: Dialect, table: sa.Table, identity: Identity, name: str
+) -> None:
     """Add the column of a parameter; rows that are there get the literal default."""
     column = identity.parameters[name].column
-    value = identity.coerce(name, identity.parameters[name].literal_default)
-    default = None
-    if value is not None:
-        literal = sa.literal(value, column.type)
-        default = sa.text(
-            str(literal.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
-        )
-    bare = sa.Column(column.name, column.type, nullable=column.nullable, server_default=default)
+    bare = sa.Column(column.name, column.type, nullable=column.nullable)
     sa.Table(table.name, sa.MetaData(), bare, schema=table.schema)
-    prepare = connection.dialect.identifier_preparer
-    connection.execute(
-        sa.text(
-            f"ALTER TABLE {prepare.format_table(table)} ADD COLUMN"
-            f" {CreateColumn(bare).compile(dialect=connection.dialect)}".replace(":", r"\:")
-        )
+    added = str(CreateColumn(bare).compile(dialect=connection.dialect))
+    value = identity.coerce(name, identity.parameters[name].literal_default)
+    if value is not None:
+        added += f" DEFAULT {dialect.literal(value, column.type)}"
+    # As the driver takes it: SQLAlchemy would look for parameters in the literal.
+    connection.exec_driver_sql(
+        f"ALTER TABLE {connection.dialect.identifier_preparer.format_table(table)}"
+        f" ADD COLUMN {added}"
     )
     _logger.info("added the column %s.%s, which the model has gained", table.name, column.name)
 
 
-def _missing_columns(columns: dict[str, Any], identity: Identity) -> list[str]:
+def _missing_columns(seen: _Seen, identity: Identity) -> list[str]:
     """The parameters that the table lacks.
 
     Raises:
@@ -194,6 +212,7 @@ def _missing_columns(columns: dict[str, Any], identity: Identity) -> list[str]:
     """
     table = sa.inspect(identity.model).local_table
     assert isinstance(table, sa.Table)
+    columns = seen.columns or {}
     of_parameters = {p.column.name: name for name, p in identity.parameters.items()}
     missing = []
     for column in table.columns:
@@ -207,6 +226,12 @@ def _missing_columns(columns: dict[str, Any], identity: Identity) -> list[str]:
             )
         else:
             missing.append(of_parameters[column.name])
+    if seen.keys != ["id"]:
+        raise SchemaError(
+            f"the table {table.name!r} has not id as its primary key, so one run could have two"
+            " rows: it was not made by entropic; give the model another __tablename__"
+        )
+    _check_names(seen, identity, missing)
     for name in missing:
         parameter = identity.parameters[name]
         if not (parameter.has_literal_default or parameter.column.nullable):
@@ -223,6 +248,20 @@ def _missing_columns(columns: dict[str, Any], identity: Identity) -> list[str]:
             " the model another __tablename__"
         )
     return missing
+
+
+def _check_names(seen: _Seen, identity: Identity, missing: list[str]) -> None:
+    """Raise where a parameter has another name than its stored runs know it by."""
+    if seen.entry is None:
+        return
+    earlier = ", ".join(repr(name) for name in seen.defaults if name not in identity.parameters)
+    for name, parameter in identity.parameters.items():
+        if name not in seen.defaults and name not in missing:
+            raise SchemaError(
+                f"{identity.model.__name__}.{name} was called {earlier} when the runs in its"
+                f" column {parameter.column.name!r} were stored, and names are part of their ids:"
+                " call it that again, or give the model another __tablename__"
+            )
 
 
 def _check_column(table: sa.Table, column: sa.Column[Any], found: dict[str, Any]) -> None:
@@ -255,5 +294,6 @@ _FAMILIES: Final[dict[str, tuple[type, ...]]] = {
     "number": (sa.Numeric,),
     "json": (sa.JSON,),
     "text": (sa.String, sa.Uuid),
-    "time": (sa.Date, sa.DateTime),
+    "date": (sa.Date,),
+    "time": (sa.DateTime,),
 }

@@ -59,6 +59,10 @@ class Dialect(Protocol):
         """The value to bind for some keys."""
         ...
 
+    def literal(self, value: Any, kind: sa.types.TypeEngine[Any]) -> str:
+        """A value as SQL text, for a column's default: what binding it would store."""
+        ...
+
     def insert(self, table: sa.FromClause) -> Any:
         """An insert that can also update, or do nothing, on a conflict."""
         ...

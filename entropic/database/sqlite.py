@@ -1,6 +1,7 @@
 """SQLite through aiosqlite: pragmas, clock, lists of keys, and what its errors mean."""
 
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -65,8 +66,22 @@ class SQLite:
     def keys(name: str) -> sa.TableValuedAlias:
         """The keys bound under ``name``, any number of them as one value: a column ``value``."""
         return sa.func.json_each(sa.bindparam(name, type_=sa.String())).table_valued(
-            sa.column("value", sa.String), name="keys"
+            # With a blank: a user's table could well be called keys.
+            sa.column("value", sa.String),
+            name="entropic keys",
         )
+
+    @staticmethod
+    def literal(value: Any, kind: sa.types.TypeEngine[Any]) -> str:
+        """A value as SQL text, for a column's default: what binding it would store."""
+        dialect = sqlite.dialect()
+        process = kind.dialect_impl(dialect).bind_processor(dialect)
+        bound = value if process is None else process(value)
+        if isinstance(bound, str):
+            return "'" + bound.replace("'", "''") + "'"
+        if isinstance(bound, float) and math.isinf(bound):
+            return "9e999" if bound > 0 else "-9e999"
+        return repr(int(bound) if isinstance(bound, bool) else bound)
 
     @staticmethod
     def insert(table: Any) -> Any:
