@@ -16,9 +16,10 @@ from typing import Any, Literal
 import pytest
 import sqlalchemy as sa
 
-from entropic import Base, Mapped, Store, mapped_column
+from entropic import Base, Store, mapped_column
 from entropic.errors import DatabaseError, ModelError, ParamsError, SchemaError
 from entropic.models import side_tables
+from tests.models import model
 from tests.outsiders import ask, at_once, change, holding
 
 PATH = "runs.sqlite3"
@@ -32,18 +33,6 @@ class Solver(enum.Enum):
 def write(params: dict[str, Any]) -> None:
     """The smallest simulation."""
     Path(params["result_file"]).write_text(repr(sorted(params)))
-
-
-def model(table: str = "sims", /, **columns: Any) -> type[Base]:
-    """A model of the same name each time: annotations, or pairs of one and a ``mapped_column``."""
-    annotations, values = {}, {}
-    for name, column in columns.items():
-        annotation, *value = column if isinstance(column, tuple) else (column,)
-        annotations[name] = Mapped[annotation]  # type: ignore[valid-type]
-        if value:
-            values[name] = value[0]
-    namespace = {"__tablename__": table, "__module__": __name__, "__annotations__": annotations}
-    return type("Sim", (Base,), {**namespace, **values})
 
 
 @contextmanager
