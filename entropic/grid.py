@@ -1,7 +1,8 @@
 """Grids of parameters: the full product, for the common sweep. Other shapes need no help."""
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -27,10 +28,12 @@ def expand_grid(grid: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _candidates(key: str, values: Iterable[Any]) -> Iterable[Any]:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise TypeError(
-            f"the values of {key!r} must be a list of candidates, not {values!r};"
-            f" for a single value write {{{key!r}: [{values!r}]}}"
-        )
-    return values
+def _candidates(key: str, values: Iterable[Any]) -> Iterator[Any]:
+    if not isinstance(values, str | bytes | Mapping):
+        # Tried, not asked of its type: a numpy array without dimensions claims to be iterable.
+        with contextlib.suppress(TypeError):
+            return iter(values)
+    raise TypeError(
+        f"the values of {key!r} must be a list of candidates, not {values!r};"
+        f" for a single value write {{{key!r}: [{values!r}]}}"
+    )
