@@ -657,7 +657,7 @@ def test_sets_share_an_id_exactly_when_the_model_sees_them_as_equal(examples: in
             assert (first.digest == second.digest) is expected
             assert (identity.differences(first.values, second.values) == []) is expected
 
-    holds(examples, check, pairs())
+    holds(4 * examples, check, pairs())
     assert seen == {True, False}
 
 
