@@ -161,15 +161,23 @@ class Store(Generic[R]):
     def _adopt(self, store: AsyncStore[R]) -> None:
         self._store = store
         self._pid = os.getpid()
-        # Nobody can wait for a store that is collected; at the interpreter's exit there is
-        # nothing to release that the exit does not.
-        weakref.finalize(self, portal.spawn, store.aclose).atexit = False
+        # At the interpreter's exit there is nothing to release that the exit does not.
+        weakref.finalize(self, _release, store, self._pid).atexit = False
 
     def __getstate__(self) -> AsyncStore[R]:
-        return self._store
+        return copy.copy(self._store)
 
     def __setstate__(self, store: AsyncStore[R]) -> None:
         self._adopt(store)
 
 
+def _release(store: AsyncStore[Any], pid: int) -> None:
+    """Close what a collected store had open, where it was opened; nobody can wait for it."""
+    if pid == os.getpid():
+        portal.spawn(store.aclose)
+    else:
+        _abandoned.append(store)
+
+
+# Connections of a forked child's parent: to collect them would be to close them.
 _abandoned: Final[list[object]] = []

@@ -1,0 +1,106 @@
+"""Python scripts in processes of their own, as a user starts them."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+_PREAMBLE = """\
+import asyncio, gc, os, pickle, signal, sys, threading, time
+from entropic import AsyncStore, Store
+from tests.simulations import Point, calls, mark_call, simulate, simulate_async
+
+# A test run in the background of a shell hands on that interrupts are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def say(*words):
+    print(*words, flush=True)
+
+def make(runner=simulate, **settings):
+    usual = {"file_suffix": ".npy", "db_url": "sqlite:///runs.sqlite3"}
+    return Store(runner, Point, **{**usual, **settings})
+
+"""
+
+DEADLINE = 30.0
+"""Seconds within which every script does what it is asked."""
+
+
+class Script:
+    """A script under way; what it prints is read line by line."""
+
+    def __init__(self, source: str, *options: str) -> None:
+        Path("script.py").write_text(_PREAMBLE + source)
+        self._errors = Path("stderr.txt")
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, *options, "script.py"],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={"PYTHONPATH": str(ROOT), "PATH": ""},
+            )
+
+    def expect(self, *words: object) -> str:
+        """Wait for its next line, which begins with these words; the rest of it."""
+        start = " ".join(map(str, words))
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().rstrip("\n")
+        assert line.startswith(start), f"{line!r}, not {start!r}; {self.errors()}"
+        return line.removeprefix(start).strip()
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def ended(self) -> int:
+        """Wait for its end; what it returned to the shell."""
+        return self.process.wait(DEADLINE)
+
+    def errors(self) -> str:
+        """What it has written to stderr."""
+        return self._errors.read_text()
+
+
+@contextmanager
+def script(source: str, *options: str) -> Iterator[Script]:
+    """Start a script; it does not outlive the block."""
+    started = Script(source, *options)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+        assert started.process.stdout is not None
+        started.process.stdout.close()
+
+
+def run(source: str, *options: str) -> tuple[list[str], float]:
+    """Run a script to its end, which must be a good and silent one.
+
+    Returns:
+        The lines it printed, and the seconds that it took from its last line to its end.
+    """
+    with script(source, *options) as started:
+        assert started.process.stdout is not None
+        lines = []
+        last = time.monotonic()
+        for line in started.process.stdout:
+            lines.append(line.rstrip("\n"))
+            last = time.monotonic()
+        code = started.ended()
+        took = time.monotonic() - last
+        errors = started.errors()
+        assert (code, errors) == (0, ""), f"{code}, after printing {lines}:\n{errors}"
+    return lines, took
+
+
+def arguments(**values: Any) -> str:
+    """Assignments for the top of a script."""
+    return "".join(f"{name} = {value!r}\n" for name, value in values.items())
