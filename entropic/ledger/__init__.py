@@ -212,7 +212,12 @@ class Ledger(Generic[R]):
             token = (await self._claim(transaction, [id], "register"))[id].token
             # The name that an earlier run had in the folder stays the id's own.
             known = before[id].result
-            result = replace(published.result, folder=known.folder, name=known.name)
+            result = replace(
+                published.result,
+                folder=known.folder,
+                name=known.name,
+                companions=known.companions,
+            )
             stored = [(replace(run, token=token), replace(published, result=result))]
             return (await self._store(transaction, stored, before))[id]
 

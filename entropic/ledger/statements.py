@@ -152,6 +152,8 @@ def _bury(insert: Any) -> Any:
         set_={
             "state": sa.case((RUN.owner.is_not(None), RUN.state), else_="deleted"),
             "published": RUN.token,
+            "folder": insert.excluded.folder,
+            "result_name": insert.excluded.result_name,
             "registered_path": sa.null(),
             "error": sa.null(),
         },

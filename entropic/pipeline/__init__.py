@@ -151,7 +151,8 @@ class Pipeline(Generic[R]):
             if isinstance(answer.error, IdConflictError):
                 raise answer.error
             id = answer.parameters.id
-        entry = await self._ledger.delete(checked_id(id), self._kept)
+        kept = functools.partial(self._kept, is_removed=remove_file)
+        entry = await self._ledger.delete(checked_id(id), kept)
         if entry is None:
             return False
         _logger.info("deleted the row of %s", id)
@@ -216,25 +217,45 @@ class Pipeline(Generic[R]):
             if answer.record is not None and not force:
                 return Landed(answer.record, 0.0)
 
-    def _kept(self, entry: Entry[R]) -> Result:
-        """What stays known of a deleted run: the name that is its own."""
+    def _kept(self, entry: Entry[R], *, is_removed: bool) -> Result:
+        """What stays known of a deleted run: the name that is its own, and its companions'."""
         assert entry.record is not None
+        if is_removed and entry.result.registered_path is None:
+            return Result()  # another database may publish under that name from now on
         name = own_name(self._folder, entry.record.id, entry)
         return entry.result if name is None else Result(folder=self._folder.id, name=name)
 
     def _remove_result(self, id: str, entry: Entry[R]) -> None:
         name = own_name(self._folder, id, entry)
         if name is not None and entry.result.registered_path is None:
-            self._folder.remove(name)
+            self._folder.remove(name, id, has_companions=bool(entry.result.companions))
             path: str | None = self._folder.spell(name)
+        else:
+            path = self._remove_elsewhere(id, entry)
+        if path is not None:
+            _logger.info("deleted the result of %s (%s)", id, path)
+
+    def _remove_elsewhere(self, id: str, entry: Entry[R]) -> str | None:
+        """Remove a registered result, or one of another folder; its path, if it was found."""
+        registered = entry.result.registered_path
+        if registered is not None and os.path.lexists(registered):
+            path: str | None = registered  # be it as large as it was, or not
         else:
             try:
                 path = locate(self._folder, id, entry)
             except ResultsDirError:
-                return  # the whole folder is gone, and the file with it
-            if path is not None:
-                remove_registered(path)
-        _logger.info("deleted the result of %s (%s)", id, path)
+                return None  # the whole folder is gone, and the file with it
+        if path is None:
+            return None
+        if registered is not None:
+            remove_registered(path)
+        else:
+            folder, name = os.path.split(path)
+            has_companions = bool(entry.result.companions)
+            ResultsFolder(folder, self._folder.suffix).remove(
+                name, id, has_companions=has_companions
+            )
+        return path
 
 
 def _check_same(flight: Flight[Any], parameters: ParameterSet) -> None:

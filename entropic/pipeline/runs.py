@@ -4,11 +4,12 @@ Claims, commits and failures of concurrent runs share transactions. Whether a ru
 who waits for it, is left to the callers.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
 from entropic.artifacts import ResultsFolder, Stage, Staged
@@ -22,7 +23,6 @@ from entropic.pipeline.batching import Batcher
 from entropic.schedule import BATCH
 from entropic.worker import DURABLE_SECONDS, Job, Outcome, Runner, running
 
-P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R", bound=Base)
 
@@ -51,6 +51,20 @@ class _Executed(Finished):
     stage: Stage
     staged: Staged
     outcome: Outcome
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run in hand; claim and stage are there once it has been taken."""
+
+    parameters: ParameterSet
+    custom_data: Mapping[str, Any]
+    claim: Claim = field(init=False)
+    stage: Stage = field(init=False)
+
+    @property
+    def has_claim(self) -> bool:
+        return hasattr(self, "stage")
 
 
 _Failure = tuple[str, int, dict[str, Any] | None]
@@ -121,105 +135,87 @@ class Runs(Generic[R]):
             EntropicError: The run left no result, or could not be stored.
             asyncio.CancelledError: The run was interrupted; its claim has been given back.
         """
-        claim: Claim | None = None
-        stage: Stage | None = None
-
-        async def take() -> None:
-            nonlocal claim, stage
-            (claim,) = await self._claims.ask([parameters.id])
-            stage = self._folder.stage(parameters.id, claim.token, self._nonce)
-
-        settled = False
+        run = _Run(parameters, custom_data)
         try:
-            await to_the_end(take())
-            assert claim is not None
-            assert stage is not None
-            if unless_newer_than is not None and claim.published > unless_newer_than:
+            await to_the_end(self._take(run))
+            if unless_newer_than is not None and run.claim.published > unless_newer_than:
+                await undisturbed(self._give_back(run))
                 return None
-            job = await self._off_loop(parameters, self._job, parameters, claim, stage, custom_data)
-            async with executor.slot(len(job.chain)):
-                flight.has_started = True
-                flight.cannot_stop = not executor.can_stop
-                outcome = await executor.run(job)
-                flight.cannot_stop = False
-                if outcome.error is not None:
-                    for tell in flight.on_failure:
-                        tell()
-            settled = True
-        except Exception as error:
-            # Not the runner's: the executor or the database. The run has failed all the same.
-            if claim is not None:
-                settled = True
-                await undisturbed(self._settle_failure(parameters, claim, stage, error, None))
+            outcome = await self._execute(flight, run, executor)
+        except asyncio.CancelledError:
+            await undisturbed(self._give_back(run))
             raise
-        finally:
-            if claim is not None and not settled:
-                await undisturbed(self._give_back(parameters.id, claim, stage))
+        except Exception as error:
+            # Not the runner's: the executor's, or the database's. The run has failed all the same.
+            await undisturbed(self._give_back(run, self._failure(run, error)))
+            raise
         if outcome.error is not None:
-            await undisturbed(
-                self._settle_failure(parameters, claim, stage, outcome.error, outcome.traceback)
-            )
+            failure = self._failure(run, outcome.error, outcome.traceback)
+            await undisturbed(self._give_back(run, failure))
             raise outcome.error
-        assert outcome.staged is not None
-        return await undisturbed(
-            self._store(parameters, claim, stage, outcome.staged, outcome, custom_data)
-        )
+        return await undisturbed(self._store(run, outcome))
 
-    async def _off_loop(
-        self, parameters: ParameterSet, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _take(self, run: _Run) -> None:
+        (run.claim,) = await self._claims.ask([run.parameters.id])
+        run.stage = self._folder.stage(run.parameters.id, run.claim.token, self._nonce)
+
+    async def _execute(self, flight: Flight[Any], run: _Run, executor: Executor) -> Outcome:
+        job = await self._off_loop(run, self._job)
+        async with executor.slot(len(job.chain)):
+            flight.has_started = True
+            flight.cannot_stop = not executor.can_stop
+            outcome = await executor.run(job)
+            flight.cannot_stop = False
+            if outcome.error is not None:
+                for tell in flight.on_failure:
+                    tell()
+            return outcome
+
+    async def _off_loop(self, run: _Run, function: Callable[[_Run], T]) -> T:
         """In a thread where the parameters are large; here, where a hop would cost more."""
-        if is_heavy(parameters.values):
-            return await self._threads.run(function, *args, **kwargs)
-        return function(*args, **kwargs)
+        if is_heavy(run.parameters.values):
+            return await self._threads.run(function, run)
+        return function(run)
 
-    def _job(
-        self,
-        parameters: ParameterSet,
-        claim: Claim,
-        stage: Stage,
-        custom_data: Mapping[str, Any],
-    ) -> Job:
+    def _job(self, run: _Run) -> Job:
         return Job(
             runner=self._runner,
-            params=parameters.values,
-            id=parameters.id,
+            params=run.parameters.values,
+            id=run.parameters.id,
             cache=self._nonce,
-            stage=stage,
+            stage=run.stage,
             sidecar={
                 "format": 1,
                 "nonce": self._nonce,
-                "id": parameters.id,
-                "token": claim.token,
+                "id": run.parameters.id,
+                "token": run.claim.token,
                 "owner": self._owner,
-                "values": self._identity.portable(parameters.values),
-                "custom_data": dict(custom_data),
+                "values": self._identity.portable(run.parameters.values),
+                "custom_data": dict(run.custom_data),
             },
             checksum=self._checksum,
             chain=running.get(),
         )
 
-    async def _store(
-        self,
-        parameters: ParameterSet,
-        claim: Claim,
-        stage: Stage,
-        staged: Staged,
-        outcome: Outcome,
-        custom_data: Mapping[str, Any],
-    ) -> Landed[R]:
+    async def _store(self, run: _Run, outcome: Outcome) -> Landed[R]:
+        assert outcome.staged is not None
         finished = _Executed(
-            parameters,
-            await self._off_loop(parameters, self._identity.stored, parameters.values),
-            claim.token,
-            {"elapsed_seconds": outcome.elapsed_seconds, **custom_data},
-            stage,
-            staged,
+            run.parameters,
+            await self._off_loop(run, lambda run: self._identity.stored(run.parameters.values)),
+            run.claim.token,
+            {"elapsed_seconds": outcome.elapsed_seconds, **run.custom_data},
+            run.stage,
+            outcome.staged,
             outcome,
         )
-        (entry,) = await self._commits.ask([finished])
-        if isinstance(entry, EntropicError):
-            raise entry
+        try:
+            (entry,) = await self._commits.ask([finished])
+            if isinstance(entry, EntropicError):
+                raise entry
+        except EntropicError as error:
+            # The run is finished: what it left stays staged, with its sidecar.
+            await self._settle(run, self._failure(run, error))
+            raise
         assert entry.record is not None
         return Landed(entry.record, outcome.elapsed_seconds)
 
@@ -257,7 +253,13 @@ class Runs(Generic[R]):
 
     def _publish_one(self, run: _Executed, entry: Entry[R]) -> Published:
         ours = own_name(self._folder, run.parameters.id, entry)
-        name = self._folder.publish(run.stage, run.staged, run.parameters.id, ours)
+        name = self._folder.publish(
+            run.stage,
+            run.staged,
+            run.parameters.id,
+            ours,
+            has_companions=bool(entry.result.companions),
+        )
         result = Result(
             folder=self._folder.id,
             name=name,
@@ -271,38 +273,37 @@ class Runs(Generic[R]):
         )
         return Published(self._folder.spell(name), result)
 
-    async def _settle_failure(
-        self,
-        parameters: ParameterSet,
-        claim: Claim,
-        stage: Stage | None,
-        error: Exception,
-        traceback: str | None,
-    ) -> None:
-        """Put a failure on record; the failure itself is what the caller must hear of."""
-        _add_note(error, f"while running {parameters.id} with {_short(parameters.values)}")
+    def _failure(self, run: _Run, error: Exception, traceback: str | None = None) -> dict[str, Any]:
+        """What goes on record of a failure; the error is told which run it is about."""
+        id, values = run.parameters.id, run.parameters.values
+        _add_note(error, f"while running {id} with {_short(values)}")
         if isinstance(error, RunError):
-            error.id, error.params = parameters.id, dict(parameters.values)
+            error.id, error.params = id, dict(values)
         about = {
             "type": f"{type(error).__module__}.{type(error).__qualname__}",
-            "message": str(error),
+            "message": _message(error),
             "traceback": (traceback or "")[-_LONGEST_TRACEBACK:],
         }
-        _logger.info("run %s failed: %s: %s", parameters.id, about["type"], about["message"])
-        await self._end(parameters.id, claim, stage, about)
+        _logger.info("run %s failed: %s: %s", id, about["type"], about["message"])
+        return about
 
-    async def _give_back(self, id: str, claim: Claim, stage: Stage | None) -> None:
-        await self._end(id, claim, stage, None)
+    async def _give_back(self, run: _Run, failure: dict[str, Any] | None = None) -> None:
+        """Discard what was staged, and give the claim back; nothing to do where there is none."""
+        if run.has_claim:
+            await self._threads.run(self._discard, [run.stage])
+            await self._settle(run, failure)
 
-    async def _end(
-        self, id: str, claim: Claim, stage: Stage | None, error: dict[str, Any] | None
-    ) -> None:
+    async def _settle(self, run: _Run, failure: dict[str, Any] | None) -> None:
+        """Put a failure, or (``None``) an interruption, on record.
+
+        The caller must hear of the failure itself, not of this one.
+        """
         try:
-            if stage is not None:
-                await self._threads.run(self._discard, [stage])
-            await self._failures.ask([(id, claim.token, error)])
+            await self._failures.ask([(run.parameters.id, run.claim.token, failure)])
         except Exception:
-            _logger.warning("the claim of %s could not be given back", id, exc_info=True)
+            _logger.warning(
+                "the claim of %s could not be given back", run.parameters.id, exc_info=True
+            )
 
     async def _fail(self, failures: list[_Failure]) -> list[None]:
         await self._ledger.fail(failures)
@@ -336,6 +337,14 @@ def _is_settled(answer: object) -> bool:
 def _add_note(error: Exception, note: str) -> None:
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
+
+
+def _message(error: Exception) -> str:
+    """What an exception says; some of the users' own fail even at that."""
+    try:
+        return str(error)
+    except Exception:
+        return f"({type(error).__name__}, which cannot be printed)"
 
 
 def _short(value: object, most: int = 500) -> str:
