@@ -469,6 +469,8 @@ NAMES = [
     "key",
     "value",
     "excluded",
+    "nothing",
+    "returning",
 ]
 
 
@@ -486,7 +488,7 @@ def test_a_table_may_have_any_name(name: str) -> None:
     assert ask(PATH, "SELECT model FROM entropic_models") == [name]
 
 
-@pytest.mark.parametrize("name", [*NAMES[:7], "value", "key", "token", "b_ids"])
+@pytest.mark.parametrize("name", [*NAMES[:7], *NAMES[-2:], "value", "key", "b_ids"])
 def test_a_column_may_have_any_name(name: str) -> None:
     """It need not be the attribute's, in a new table or added to one."""
     with opened(model(n=(int, mapped_column(name)))) as store:

@@ -23,6 +23,9 @@ _BUSY_TIMEOUT_SECONDS: Final = 0.2
 _WAL_FIXED: Final = (3, 51, 3)
 _WAL_FIXED_LINES: Final = ((3, 50, 7), (3, 44, 6))
 
+# SQLAlchemy quotes neither of these, and SQLite takes neither for a name.
+_MORE_RESERVED_WORDS: Final = ("nothing", "returning")
+
 # Options of Python's sqlite3 that people have in their URLs; entropic sets what it needs.
 _DRIVER_OPTIONS: Final = frozenset(
     {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
@@ -49,13 +52,16 @@ class SQLite:
 
     def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""
-        return create_async_engine(
+        engine = create_async_engine(
             self.url,
             hide_parameters=True,
             # Transactions are begun by hand: the driver's own BEGIN is deferred, and a
             # read-then-write in one loses updates or fails at once.
             connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "isolation_level": None},
         )
+        preparer = engine.dialect.identifier_preparer
+        preparer.reserved_words = {*preparer.reserved_words, *_MORE_RESERVED_WORDS}
+        return engine
 
     async def prepare(self, driver: Any, is_new: bool) -> None:
         """Set a new database up; an existing one keeps its journal mode."""
