@@ -291,14 +291,16 @@ def _forget_predecessor(cls: type[Base]) -> None:
     schema = options.get("schema") if isinstance(options, dict) else None
     schema = schema or cls.metadata.schema
     table = cls.metadata.tables.get(f"{schema}.{name}" if schema else name)
-    if table is None or not all(reserved in table.columns for reserved in RESERVED):
+    if table is None:
         return
-    # None is left where the predecessor was collected as garbage.
     owners = [
         c
         for c in _subclasses(Base)
         if _is_mapped(c) and class_mapper(c, configure=False).local_table is table
     ]
+    # No class is left where it was collected as garbage, or could not be mapped.
+    if not owners and not any(name in table.columns for name in RESERVED[1:]):
+        return  # a table of the user's own, with an id perhaps
     if all(o.__name__ == cls.__name__ or o.__module__ != cls.__module__ for o in owners):
         cls.metadata.remove(table)
 

@@ -68,7 +68,7 @@ def test_any_iterable_serves_and_is_read_once() -> None:
 
 def test_the_grid_is_not_changed() -> None:
     """Nor are its lists shared with what comes out."""
-    grid = {"n": [1, 2], "cfg": [{"a": 1}]}
+    grid: dict[str, list[Any]] = {"n": [1, 2], "cfg": [{"a": 1}]}
     expand_grid(grid)[0]["n"] = 5
     assert grid == {"n": [1, 2], "cfg": [{"a": 1}]}
 

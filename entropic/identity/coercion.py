@@ -274,10 +274,11 @@ def _enum(kind: Any) -> Rule:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was most likely meant, whatever its case; ``None`` where none is near."""
+    """The name that was most likely meant: misspelled, cut short, or in another case."""
     lower = {valid.lower(): valid for valid in names}
-    guess = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return lower[guess[0]] if guess else None
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    longer = [valid for valid in lower if name and valid.startswith(name.lower())]
+    return next((lower[guess] for guess in (*near, *longer)), None)
 
 
 def _enum_json(member: Any) -> str:
