@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from entropic import worker
 from entropic._portal import callers_turn, run_in_caller
-from entropic._shield import undisturbed
+from entropic._shield import to_the_end, undisturbed
 from entropic._slots import Slots
 from entropic.errors import RunError, RunInterruptedError, SettingsError
 from entropic.worker import Job, Outcome, Runner
@@ -200,15 +200,14 @@ class DaskExecutor:
             )
         if client.status not in ("running", "connecting"):
             raise SettingsError(f"the Dask client is {client.status}; make a new one")
-        if not client.asynchronous:
-            threads = await anyio.to_thread.run_sync(client.nthreads)
-        elif client.loop.asyncio_loop is asyncio.get_running_loop():
-            threads = await client.nthreads()
-        else:
+        # Its public attribute says whether this is its own loop; on another one it would block
+        # this thread until that loop answers, which may be waiting for this call.
+        if getattr(client, "_asynchronous", False) and not client.asynchronous:
             raise SettingsError(
                 "the Dask client is asynchronous and belongs to another event loop; use it with an"
                 " AsyncStore on its own loop, or make a synchronous client"
             )
+        threads = await _ask(client, client.nthreads)
         return cls(client, sum(threads.values()))
 
     def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
@@ -227,7 +226,7 @@ class DaskExecutor:
             await ended.wait()
             return await self._result(future)
         except asyncio.CancelledError:
-            future.cancel()
+            await to_the_end(_ask(self._client, future.cancel))
             raise
         finally:
             future.release()
@@ -238,12 +237,14 @@ class DaskExecutor:
     async def _result(self, future: Any) -> Outcome:
         if future.status == "cancelled":
             raise RunError("the Dask client or its scheduler went away while a run was under way")
-        if self._client.asynchronous:
-            outcome = await future.result()
-        else:
-            outcome = await anyio.to_thread.run_sync(future.result)
+        outcome = await _ask(self._client, future.result)
         assert isinstance(outcome, Outcome)
         return outcome
+
+
+async def _ask(client: Any, question: Callable[[], Any]) -> Any:
+    """What a Dask client answers; a synchronous one blocks its thread until it does."""
+    return await question() if client.asynchronous else await anyio.to_thread.run_sync(question)
 
 
 def is_dask_client(value: object) -> bool:
