@@ -1,0 +1,162 @@
+"""Column types that read back equal on every database.
+
+Each has its reason: SQLite keeps neither zones nor decimals, JSON neither arrays nor their types.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+_Processor = Callable[[Any], Any] | None
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """Aware UTC datetimes. SQLite keeps no zone; a naive value, going in or out, is UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else as_utc(value)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else as_utc(value)
+
+
+def as_utc(value: datetime) -> datetime:
+    """The same instant in UTC; a datetime without a zone is taken to be UTC already."""
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class JsonText(str):
+    """JSON that is text already: written off the event loop, where writing it takes long."""
+
+    __slots__ = ()
+
+
+class PlainJson(sa.TypeDecorator[Any]):
+    """JSON whose ``None`` is the database's NULL; large texts are read a piece at a time."""
+
+    # JSON, not JSONB: PostgreSQL's JSONB turns 1e300 into an integer.
+    impl = sa.JSON(none_as_null=True)
+    cache_ok = True
+
+    def bind_processor(self, dialect: sa.Dialect) -> _Processor:
+        def process(value: Any) -> str | None:
+            if value is None:
+                return None
+            return str(value) if isinstance(value, JsonText) else json.dumps(value)
+
+        return process
+
+    def literal_processor(self, dialect: sa.Dialect) -> Callable[[Any], str] | None:
+        write = self.bind_processor(dialect)
+        quote: Any = sa.String().literal_processor(dialect)  # type: ignore[no-untyped-call]
+        assert write is not None
+
+        def process(value: Any) -> str:
+            return str(quote(write(value)))
+
+        return process
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
+        def process(text: Any) -> Any:
+            # SQLite hands a number that stands alone in a JSON column back as a number.
+            return load_json(text) if isinstance(text, str) else text
+
+        return process
+
+
+class NumpyArray(PlainJson):
+    """A numpy array, kept as nested JSON lists.
+
+    It comes back with its values, and with the ``dtype`` of its annotation
+    (``Mapped[NDArray[np.float32]]``) or else as int64, float64 or bool.
+    """
+
+    cache_ok = True
+
+    def __init__(self, dtype: str | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __repr__(self) -> str:
+        return f"NumpyArray({self.dtype!r})"
+
+    def bind_processor(self, dialect: sa.Dialect) -> _Processor:
+        process_json = super().bind_processor(dialect)
+        assert process_json is not None
+
+        def process(value: Any) -> Any:
+            return process_json(value.tolist() if hasattr(value, "tolist") else value)
+
+        return process
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
+        process_json = super().result_processor(dialect, coltype)
+        assert process_json is not None
+
+        def process(text: Any) -> Any:
+            if text is None:
+                return None
+            import numpy as np
+
+            return np.asarray(process_json(text), dtype=self.dtype)
+
+        return process
+
+
+class ExactDecimal(sa.TypeDecorator[Decimal]):
+    """A decimal number as text: SQLite has no type of its own that keeps every digit."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Decimal | None:
+        # A table of entropic 2 has numbers here.
+        return None if value is None else Decimal(str(value))
+
+
+class PathText(sa.TypeDecorator[Path]):
+    """A path as the text it was spelled with."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: Path | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Path | None:
+        return None if value is None else Path(value)
+
+
+# json.loads holds the interpreter for the whole of a text; past this size (some 5 ms) a list is
+# read element by element instead, so that an event loop in the same process stays alive.
+_LARGE_JSON: Final = 256 * 1024
+
+
+def load_json(text: str) -> Any:
+    """``json.loads``, except that other threads get their turn while a large list is read."""
+    if len(text) < _LARGE_JSON or not text.startswith("["):
+        return json.loads(text)
+    return list(_large_list(text))
+
+
+def _large_list(text: str) -> Iterator[Any]:
+    decode = json.JSONDecoder().raw_decode
+    position = 1
+    while True:
+        while text[position] in " ,\n\r\t":
+            position += 1
+        if text[position] == "]":
+            return
+        item, position = decode(text, position)
+        yield item
