@@ -479,6 +479,29 @@ def test_run_and_register_take_custom_data_too(started: Page) -> None:
     assert started.read(f"store.run{params} note='third')").custom_data["note"] == "third"
 
 
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ('{"n": 5.5, "steps": 2, "dt": 1}', "SimResult.n .* 5.5"),
+        ('{"n": 5, "steps": 2, "dt": float("nan")}', "SimResult.dt .* nan"),
+        ('{"n": 5, "stps": 2, "dt": 1}', "did you mean 'steps'"),
+        ('{"n": 5, "dt": 1}', "SimResult.steps"),
+        ('{"n": 5, "steps": 2, "dt": 1}, note=object()', "'note'"),
+    ],
+    ids=["lossy", "nan", "unknown", "missing", "custom data"],
+)
+def test_a_slip_is_told_before_anything_runs(
+    started: Page, completed: Callable[[], list[str]], call: str, told: str
+) -> None:
+    """Each error names what is at fault; nothing is run, stored or left in the folder."""
+    completed()
+    for method in ("run", "run_or_retrieve"):
+        with pytest.raises(entropic.ParamsError, match=told):
+            started.read(f"store.{method}({call})")
+    assert completed() == []
+    assert on_disk() == [f"{ID}.npy"]
+
+
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
     """The library's logger, left as it was found."""
