@@ -1,6 +1,7 @@
 """Models: what makes one, defining one again, its column types, and its records."""
 
 import copy
+import enum
 import gc
 import importlib
 import json
@@ -10,7 +11,7 @@ import sys
 import types
 import uuid
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -196,10 +197,10 @@ class InSchema(Base):
         ),
         (
             (Base,),
-            lambda: {"__tablename__": "runs", "__table_args__": (sa.CheckConstraint("n > 0"),)},
+            lambda: {"__tablename__": "runs", "__table_args__": (sa.Index(None, "n"),)},
         ),
     ],
-    ids=["declared", "metadata", "schema", "arguments", "constraint"],
+    ids=["declared", "metadata", "schema", "arguments", "index"],
 )
 def test_a_table_may_be_named_in_any_way(bases: Any, options: Callable[[], dict[str, Any]]) -> None:
     """Defining the model again finds its predecessor all the same."""
@@ -676,3 +677,57 @@ def test_a_float_may_be_infinite(make_store: MakeStore) -> None:
 def test_identity_and_model_agree_on_the_parameters() -> None:
     """Each has a rule, under its attribute's name."""
     assert list(Identity(Renamed).parameters) == ["efficiency", "one", "two", "odd"]
+
+
+@pytest.mark.parametrize(
+    ("column", "arguments", "kind"),
+    [
+        (lambda: mapped_column(unique=True), (), "UniqueConstraint"),
+        (mapped_column, (lambda: sa.UniqueConstraint("n"),), "UniqueConstraint"),
+        (mapped_column, (lambda: sa.CheckConstraint("n > 0"),), "CheckConstraint"),
+        (mapped_column, (lambda: sa.Index(None, "n", unique=True),), "unique Index"),
+        (lambda: mapped_column(sa.ForeignKey("others.id")), (), "ForeignKeyConstraint"),
+    ],
+)
+def test_what_could_refuse_a_finished_run_is_refused_first(
+    column: Callable[[], Any], arguments: tuple[Callable[[], Any], ...], kind: str
+) -> None:
+    """The database would check it after the run, when there is a result to lose."""
+
+    class Constrained(Base):
+        __tablename__ = "constrained"
+        __table_args__ = tuple(make() for make in arguments)
+        n: Mapped[int] = column()
+
+    with pytest.raises(ModelError, match=kind):
+        parameters(Constrained)
+
+
+def test_an_index_and_an_enum_with_a_check_are_no_hindrance() -> None:
+    """Values of an enum are checked before the run."""
+
+    class Kind(enum.Enum):
+        FAST = "fast"
+
+    class Indexed(Base):
+        __tablename__ = "indexed"
+        n: Mapped[int] = mapped_column(index=True)
+        kind: Mapped[Kind] = mapped_column(sa.Enum(Kind, create_constraint=True, name="kind"))
+
+    assert len(parameters(Indexed)) == 2
+
+
+def test_a_datetime_with_a_zone_comes_back_with_one(make_store: Callable[..., Any]) -> None:
+    """A record says the same whether it was just run or read."""
+
+    class Started(Base):
+        __tablename__ = "started"
+        n: Mapped[int]
+        at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True))
+
+    store = make_store(result_cls=Started, runner=simulate)
+    asked = datetime(2024, 1, 2, 3, tzinfo=timezone(timedelta(hours=1)))
+    ran = store.run_or_retrieve({"n": 1, "at": asked})
+    read = store.retrieve({"n": 1, "at": asked})
+    assert ran.at == read.at == asked
+    assert ran.at.tzinfo is read.at.tzinfo is UTC

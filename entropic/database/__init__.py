@@ -34,6 +34,11 @@ class Dialect(Protocol):
     shares_connection: bool
 
     @property
+    def begin_reading(self) -> str:
+        """The statement that begins a transaction whose reads are all of one moment."""
+        ...
+
+    @property
     def begin(self) -> str:
         """The statement that begins a write transaction, with the write lock."""
         ...
@@ -143,6 +148,15 @@ class Transaction:
         return await self._connection.run_sync(function)
 
 
+def _keep_connection(context: sa.ExceptionContext) -> None:
+    """Keep SQLAlchemy from closing a connection when a cancellation meets one of its statements.
+
+    Closed in the middle of a statement, SQLite keeps its locks until the garbage collector comes.
+    """
+    if isinstance(context.original_exception, asyncio.CancelledError):
+        context.is_disconnect = False
+
+
 class Database:
     """One database: a connection that reads, and one that writes, a transaction at a time.
 
@@ -219,14 +233,21 @@ class Database:
         return statement.rows(rows)
 
     async def read_sync(self, function: Callable[[sa.Connection], T]) -> T:
-        """Run a reading function of a synchronous SQLAlchemy connection; for inspection."""
+        """Run a reading function of a synchronous SQLAlchemy connection; for inspection.
+
+        All that it reads is of one moment: others may be making the very tables it looks at.
+        """
 
         async def run() -> T:
             async with self._writing:
                 connection = self._reader
+                driver = await self._driver(connection)
+                await driver.execute_fetchall(self.dialect.begin_reading)
                 try:
                     return await connection.run_sync(function)
                 finally:
+                    if driver.in_transaction:
+                        await driver.execute_fetchall("ROLLBACK")
                     await connection.rollback()
 
         return await self._retrying(lambda: to_the_end(run()))
@@ -250,6 +271,7 @@ class Database:
 
     async def _connect(self) -> None:
         self._engine = self.dialect.engine()
+        sa.event.listen(self._engine.sync_engine, "handle_error", _keep_connection)
         try:
             for _ in range(1 if self.dialect.shares_connection else 2):
                 self._connections.append(await self._engine.connect())

@@ -40,6 +40,7 @@ class SQLite:
     """
 
     begin: Final = "BEGIN IMMEDIATE"
+    begin_reading: Final = "BEGIN"
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url
