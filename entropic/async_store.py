@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import platform
+import sys
 import uuid
 import warnings
 from collections.abc import AsyncIterable, Iterable, Mapping
@@ -25,7 +26,7 @@ from entropic.pipeline import Pipeline, as_source
 from entropic.schema import open_schema
 from entropic.worker import Runner
 
-__all__ = ["AsyncStore", "Params", "R", "Runner"]
+__all__ = ["AsyncStore", "Params", "R", "Runner", "warn_of_options"]
 
 R = TypeVar("R", bound=Base)
 
@@ -67,6 +68,8 @@ class AsyncStore(Generic[R]):
     """
 
     _EXECUTORS: ClassVar[tuple[str, ...]] = ("thread",)
+    # Whether to warn of custom data that may be options: a Store does it on the calling thread.
+    _WARNS: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -150,7 +153,7 @@ class AsyncStore(Generic[R]):
             DatabaseError: The database failed.
             Exception: Whatever the runner raised.
         """
-        return (await self._collect([params], custom_data))[0]
+        return await self._one(params, custom_data, force=False)
 
     async def run(self, params: Params, /, **custom_data: Any) -> R:
         """Run a parameter set in any case, and replace what is stored of it.
@@ -174,7 +177,7 @@ class AsyncStore(Generic[R]):
             DatabaseError: The database failed.
             Exception: Whatever the runner raised.
         """
-        return (await self._collect([params], custom_data, force=True))[0]
+        return await self._one(params, custom_data, force=True)
 
     async def retrieve(self, params: Params, /) -> R | None:
         """Return the stored record of a parameter set, or ``None``; run nothing.
@@ -235,6 +238,8 @@ class AsyncStore(Generic[R]):
             ParamsError: The model cannot take the params or the custom data.
             DatabaseError: The database failed; nothing was stored.
         """
+        if self._WARNS:
+            warn_of_options(custom_data)
         checked = _custom_data(custom_data)
         return await (await self._open()).pipeline.register(params, result_file, checked)
 
@@ -267,7 +272,12 @@ class AsyncStore(Generic[R]):
             DatabaseError: The database failed.
             Exception: What the first runner that failed raised, or the iterable itself.
         """
-        return await self._collect(params, custom_data or {}, client=client, options=False)
+        return await self._collect(params, custom_data or {}, client=client)
+
+    async def _one(self, params: Params, custom_data: Mapping[str, Any], *, force: bool) -> R:
+        if self._WARNS:
+            warn_of_options(custom_data)
+        return (await self._collect([params], custom_data, force=force))[0]
 
     async def _collect(
         self,
@@ -276,10 +286,9 @@ class AsyncStore(Generic[R]):
         *,
         client: Any = None,
         force: bool = False,
-        options: bool = True,
     ) -> list[R]:
         source = as_source(params)
-        checked = _custom_data(custom_data, may_be_options=options)
+        checked = _custom_data(custom_data)
         opened = await self._open()
         executor = opened.executor if client is None else await DaskExecutor.connect(client)
         return await opened.pipeline.collect(source, executor, checked, force=force)
@@ -365,18 +374,29 @@ def _results_folder(results_dir: object, suffix: str) -> ResultsFolder:
     return ResultsFolder(results_dir, suffix)
 
 
-def _custom_data(custom_data: Any, may_be_options: bool = True) -> dict[str, Any]:
-    """Custom data in plain JSON; with a warning where an option may have been meant."""
+def _custom_data(custom_data: Any) -> dict[str, Any]:
     if not isinstance(custom_data, Mapping):
         raise ParamsError(f"custom_data must be a dict, not {custom_data!r}")
-    if may_be_options:
-        for name in _OPTIONS.keys() & custom_data.keys():
-            warnings.warn(
-                f"{name}={custom_data[name]!r} is kept as custom data of the run; the option"
-                f" {name!r} is an argument of {_OPTIONS[name]}",
-                stacklevel=4,
-            )
     return checked_custom_data(custom_data)
+
+
+def warn_of_options(custom_data: Mapping[str, Any]) -> None:
+    """Warn where custom data has the name of an option: it may have been meant for one.
+
+    The warning points at the line of the user's that called.
+    """
+    names = _OPTIONS.keys() & custom_data.keys()
+    if not names:
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("entropic."):
+        level, frame = level + 1, frame.f_back
+    for name in sorted(names):
+        warnings.warn(
+            f"{name}={custom_data[name]!r} is kept as custom data of the run; the option {name!r}"
+            f" is an argument of {_OPTIONS[name]}",
+            stacklevel=level,
+        )
 
 
 def _options() -> dict[str, str]:

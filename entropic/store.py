@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Self
 
 from entropic._portal import CallerItems, portal
-from entropic.async_store import AsyncStore, Params, R, Runner
+from entropic.async_store import AsyncStore, Params, R, Runner, warn_of_options
 
 
 class _BehindStore(AsyncStore[R]):
     """The store behind a ``Store``: only there is a calling thread to run on."""
 
     _EXECUTORS: ClassVar[tuple[str, ...]] = ("caller", "thread")
+    _WARNS: ClassVar[bool] = False
 
 
 class Store(Generic[R]):
@@ -102,14 +103,14 @@ class Store(Generic[R]):
 
         Arguments, result and errors are those of ``AsyncStore.run_or_retrieve``.
         """
-        return portal.call(self._behind().run_or_retrieve, params, **custom_data)
+        return portal.call(self._behind().run_or_retrieve, params, **_told(custom_data))
 
     def run(self, params: Params, /, **custom_data: Any) -> R:
         """Run a parameter set in any case, and replace what is stored of it.
 
         Arguments, result and errors are those of ``AsyncStore.run``.
         """
-        return portal.call(self._behind().run, params, **custom_data)
+        return portal.call(self._behind().run, params, **_told(custom_data))
 
     def retrieve(self, params: Params, /) -> R | None:
         """Return the stored record of a parameter set, or ``None``; run nothing.
@@ -134,7 +135,7 @@ class Store(Generic[R]):
 
         Arguments, result and errors are those of ``AsyncStore.register``.
         """
-        return portal.call(self._behind().register, params, result_file, **custom_data)
+        return portal.call(self._behind().register, params, result_file, **_told(custom_data))
 
     def sweep(
         self,
@@ -181,3 +182,9 @@ def _release(store: AsyncStore[Any], pid: int) -> None:
 
 # Connections of a forked child's parent: to collect them would be to close them.
 _abandoned: Final[list[object]] = []
+
+
+def _told(custom_data: dict[str, Any]) -> dict[str, Any]:
+    """The same; the calling thread, whose line a warning can point at, has been told of options."""
+    warn_of_options(custom_data)
+    return custom_data

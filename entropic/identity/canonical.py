@@ -69,7 +69,7 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912  a ta
             return decimal_text(value)
     if is_numpy(value):
         return _plain_numpy(value, depth)
-    raise Unfit(f"a {type(value).__name__} has no JSON form: pass its fields, or a text, instead")
+    raise Unfit(f"{type(value).__name__} has no JSON form: pass its fields, or a text, instead")
 
 
 def alone(value: Any) -> Any:
