@@ -7,6 +7,7 @@ import pickle
 import resource
 import sqlite3
 import sys
+import threading
 import time
 import traceback
 from collections.abc import AsyncIterator
@@ -283,6 +284,25 @@ async def test_a_read_takes_no_write_lock(counter: None) -> None:
             assert await store.retrieve({"n": 1}) is not None
             assert await store.retrieve({"n": 2}) is None
         assert not lock.was_met
+
+
+async def test_an_inspection_reads_all_of_one_moment() -> None:
+    """Others may be making the very tables that it looks at."""
+    change(PATH, "PRAGMA journal_mode = wal; CREATE TABLE counters (n)")
+
+    def inspect(connection: sa.Connection) -> list[list[str]]:
+        before = sa.inspect(connection).get_table_names()
+        change(PATH, "CREATE TABLE made_meanwhile (n)")
+        return [before, sa.inspect(connection).get_table_names()]
+
+    async with opened() as database:
+        assert await database.read_sync(inspect) == [["counters"]] * 2
+        assert await count_tables(database) == 2
+
+
+async def count_tables(database: Database) -> int:
+    """How many there are now."""
+    return await database.read_sync(lambda c: len(sa.inspect(c).get_table_names()))
 
 
 async def test_statements_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -644,6 +664,53 @@ async def test_a_store_cancelled_at_any_moment_leaves_nothing_half_done(
     assert ask(PATH, "SELECT count(*) FROM entropic_runs WHERE owner IS NOT NULL") == [0]
 
 
+async def test_a_write_that_has_begun_is_carried_to_its_end(counter: None) -> None:
+    """A cancelled call ends with it, not before: it may be giving results their names."""
+    async with opened() as database:
+        began, go_on = asyncio.Event(), asyncio.Event()
+        update = database.statement(sa.update(counters).values(n=counters.c.n + 1))
+
+        async def work(transaction: Transaction) -> None:
+            began.set()
+            await go_on.wait()
+            await transaction.fetch(update)
+
+        call = asyncio.create_task(database.write(work))
+        await began.wait()
+        for _ in range(2):
+            call.cancel()
+            await asyncio.sleep(0)
+        assert not call.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert counted() == 1
+        assert is_unlocked(PATH)
+
+
+async def test_a_read_sees_no_half_done_write_of_a_shared_connection() -> None:
+    """A database in memory has only one: reads wait for the end of a transaction there."""
+    async with opened("sqlite://") as database:
+        await database.write(lambda t: t.run_sync(counters.create))
+        began, go_on = asyncio.Event(), asyncio.Event()
+        insert = database.statement(sa.insert(counters).values(n=1))
+        update = database.statement(sa.update(counters).values(n=2))
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.fetch(insert)
+            began.set()
+            await go_on.wait()
+            await transaction.fetch(update)
+
+        write = asyncio.create_task(database.write(work))
+        await began.wait()
+        read = asyncio.create_task(count(database))
+        await asyncio.wait({read}, timeout=0.05)
+        go_on.set()
+        assert await read == 2
+        await write
+
+
 async def test_closing_lets_a_write_end_first(counter: None) -> None:
     """What is under way is committed whole; what comes later is told that it is too late."""
     async with opened() as database:
@@ -780,6 +847,23 @@ async def test_a_path_where_no_database_can_be_is_told(path: str, folder: Path) 
         if path != ".":
             (folder / "missing").mkdir()
             assert (await store.run_or_retrieve({"n": 1})).n == 1
+
+
+def test_a_failed_opening_leaves_no_thread_to_a_loop_that_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A script that ends at once must not see the driver's thread fail, too."""
+    failures: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+
+    async def scenario() -> None:
+        with pytest.raises(DatabaseError):
+            async with opened("sqlite:///missing/runs.sqlite3"):
+                pass
+
+    for _ in range(20):
+        asyncio.run(scenario())
+    assert failures == []
 
 
 @asynccontextmanager

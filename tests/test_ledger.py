@@ -318,7 +318,7 @@ async def test_a_run_that_is_under_way_outlives_a_deletion() -> None:
         await it.complete(a, await it.claim(a), "old")
         token = await it.claim(a)
         await it.delete(a)
-        assert runs("state, owner") == [("running", "somebody")]
+        assert runs("state, owner, published") == [("running", "somebody", token)]
         entry = await it.complete(a, token, "new")
         assert entry.record.custom_data == {"note": "new"}
         assert runs("state, token, published, owner") == [("done", 2, 2, None)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import functools
 import hashlib
 import logging
 import math
@@ -17,10 +18,12 @@ import pytest
 import sqlalchemy as sa
 
 from entropic import Base, Store, mapped_column
+from entropic.database import Database
 from entropic.errors import DatabaseError, ModelError, ParamsError, SchemaError
 from entropic.models import side_tables
+from entropic.schema import open_schema
 from tests.models import model
-from tests.outsiders import ask, at_once, change, holding
+from tests.outsiders import ask, at_once, cancelled_at, change, holding, is_unlocked
 
 PATH = "runs.sqlite3"
 
@@ -173,6 +176,33 @@ def test_threads_can_open_a_new_database_at_once() -> None:
                 store.close()
 
     assert sorted(record.n for record in asyncio.run(scenario())) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["the call", "the whole loop"])
+def test_an_opening_cancelled_at_any_moment_leaves_nothing_half_made(everything: bool) -> None:
+    """All of the tables or none, no lock; and the next opening works."""
+
+    async def scenario() -> int:
+        moment = 1
+        while True:
+            path = f"runs{moment}.sqlite3"
+            database = Database(f"sqlite:///{path}", lock_timeout=30)
+            await database.open()
+            try:
+                call = functools.partial(open_schema, database, Old)
+                in_time = await cancelled_at(moment, call, everything=everything)
+                assert is_unlocked(path), moment
+                tables = ask(path, "SELECT count(*) FROM sqlite_master WHERE type = 'table'")
+                assert tables == [4] or (in_time and tables == [0]), moment
+                await open_schema(database, Old)
+            finally:
+                await database.aclose()
+            assert ask(path, "SELECT count(*) FROM entropic_models") == [1]
+            if not in_time:
+                return moment
+            moment += 1
+
+    assert asyncio.run(scenario()) > 10
 
 
 def test_a_read_only_database_that_is_settled_can_be_read() -> None:

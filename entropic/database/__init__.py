@@ -11,8 +11,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+import anyio.to_thread
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from entropic._shield import to_the_end, undisturbed
@@ -50,6 +50,10 @@ class Dialect(Protocol):
 
     def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""
+        ...
+
+    def try_out(self) -> None:
+        """Raise the driver's own error where the database cannot be opened; in a thread."""
         ...
 
     async def prepare(self, driver: Any, is_new: bool) -> None:
@@ -151,7 +155,8 @@ class Transaction:
 def _keep_connection(context: sa.ExceptionContext) -> None:
     """Keep SQLAlchemy from closing a connection when a cancellation meets one of its statements.
 
-    Closed in the middle of a statement, SQLite keeps its locks until the garbage collector comes.
+    SQLite, closed in the middle of a statement, keeps even the write lock until the garbage
+    collector comes; and a database in memory would be gone.
     """
     if isinstance(context.original_exception, asyncio.CancelledError):
         context.is_disconnect = False
@@ -242,13 +247,11 @@ class Database:
             async with self._writing:
                 connection = self._reader
                 driver = await self._driver(connection)
-                await driver.execute_fetchall(self.dialect.begin_reading)
                 try:
+                    await driver.execute_fetchall(self.dialect.begin_reading)
                     return await connection.run_sync(function)
                 finally:
-                    if driver.in_transaction:
-                        await driver.execute_fetchall("ROLLBACK")
-                    await connection.rollback()
+                    await self._roll_back(connection, driver)
 
         return await self._retrying(lambda: to_the_end(run()))
 
@@ -273,11 +276,14 @@ class Database:
         self._engine = self.dialect.engine()
         sa.event.listen(self._engine.sync_engine, "handle_error", _keep_connection)
         try:
+            await anyio.to_thread.run_sync(self.dialect.try_out)
             for _ in range(1 if self.dialect.shares_connection else 2):
                 self._connections.append(await self._engine.connect())
-        except DBAPIError as error:
-            await self._disconnect()
-            raise self.dialect.translate(error) from error
+        except BaseException as error:
+            await undisturbed(self._disconnect())
+            if self.dialect.is_error(error):
+                raise self.dialect.translate(error) from error
+            raise
 
     async def _disconnect(self) -> None:
         engine, self._engine = self._engine, None
@@ -322,7 +328,7 @@ class Database:
             await self._retrying(lambda: driver.execute_fetchall("COMMIT"), left)
         except BaseException as error:
             # Even a task that is cancelled with its whole loop must leave no lock behind.
-            await undisturbed(self._roll_back(connection, driver))
+            await self._roll_back(connection, driver)
             if self.dialect.is_error(error):
                 raise self.dialect.translate(error) from error
             raise
@@ -333,8 +339,9 @@ class Database:
     async def _roll_back(self, connection: AsyncConnection, driver: Any) -> None:
         """Undo what is not committed.
 
-        The driver does this after everything that it was told before, so it also undoes a
-        statement whose end nobody has waited for; after a commit it does nothing.
+        The driver is told at once, whoever is cancelled meanwhile, and does it after everything
+        that it was told before: it also undoes a statement whose end nobody has waited for. After
+        a commit it does nothing.
         """
         if not connection.invalidated:  # by SQLAlchemy, which has closed it then
             await driver.rollback()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite import aiosqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -63,6 +64,15 @@ class SQLite:
         preparer = engine.dialect.identifier_preparer
         preparer.reserved_words = {*preparer.reserved_words, *_MORE_RESERVED_WORDS}
         return engine
+
+    def try_out(self) -> None:
+        """Raise the driver's own error where the database cannot be opened; in a thread.
+
+        When aiosqlite cannot open one, it leaves a thread behind that reports to the loop,
+        without waiting for it: a loop that is closed by then makes it fail aloud.
+        """
+        (path,), options = aiosqlite.dialect().create_connect_args(self.url)
+        sqlite3.connect(path, uri=bool(options.get("uri"))).close()
 
     async def prepare(self, driver: Any, is_new: bool) -> None:
         """Set a new database up; an existing one keeps its journal mode."""
