@@ -20,7 +20,7 @@ from entropic import worker
 from entropic._portal import callers_turn, run_in_caller
 from entropic._shield import to_the_end, undisturbed
 from entropic._slots import Slots
-from entropic.errors import RunError, RunInterruptedError, SettingsError
+from entropic.errors import RunError, RunInterruptedError, SettingsError, StoreClosedError
 from entropic.worker import Job, Outcome, Runner
 
 P = ParamSpec("P")
@@ -73,15 +73,23 @@ class Threads:
 
     def __init__(self, workers: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        self._is_closed = False
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in one of the threads; a cancelled call goes on there, unheeded."""
+        """Run a function in one of the threads; a cancelled call goes on there, unheeded.
+
+        Raises:
+            StoreClosedError: The threads have been closed.
+        """
+        if self._is_closed:
+            raise StoreClosedError("the store was closed while the call was under way")
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:
         """Let the threads end, each with what it is at."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._is_closed = True
+        self._pool.shutdown(wait=False)
 
 
 class CallerExecutor:

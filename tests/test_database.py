@@ -905,3 +905,50 @@ async def test_errors_of_the_database_survive_pickling(counter: None) -> None:
     assert type(copy) is DatabaseBusyError
     assert isinstance(copy, EntropicError)
     assert str(copy) == str(caught.value)
+
+
+@pytest.mark.parametrize("held", [("BEGIN IMMEDIATE",), READING])
+@pytest.mark.parametrize("method", ["run_or_retrieve", "run"])
+async def test_a_cancelled_run_stops_waiting_for_its_claim(
+    method: str, held: tuple[str, ...]
+) -> None:
+    """Within a second, although another program has the database locked; the next call works."""
+    async with make_store(lock_timeout=5) as store:
+        await store.retrieve({"n": 1})
+        with waiting() as lock, holding(PATH, *held):
+            call = asyncio.create_task(getattr(store, method)({"n": 1}))
+            await lock.met()
+            cancelled = time.monotonic()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert time.monotonic() - cancelled < 1
+        assert (await store.run_or_retrieve({"n": 1})).n == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ("retrieve", ({"n": 1},)),
+        ("run_or_retrieve", ({"n": 2},)),
+        ("delete", ({"n": 1},)),
+        ("register", ({"n": 3}, "made")),
+        ("sweep", ([{"n": 4}],)),
+    ],
+)
+async def test_a_call_that_a_closing_overtakes_is_told_so(
+    call: str, arguments: tuple[Any, ...]
+) -> None:
+    """StoreClosedError, or the call's own outcome."""
+    Path("made").write_text("x")
+    store = make_store()
+    seen = set()
+    for _ in range(5):
+        await store.run_or_retrieve({"n": 1})
+        outcome, _ = await asyncio.gather(
+            getattr(store, call)(*arguments), store.aclose(), return_exceptions=True
+        )
+        if isinstance(outcome, BaseException):
+            seen.add(type(outcome))
+    await store.aclose()
+    assert seen <= {StoreClosedError}

@@ -298,3 +298,23 @@ def test_a_table_that_2x_made_and_never_filled_is_a_new_one() -> None:
         record = store.run_or_retrieve({"label": "a", "damped": True, "options": None})
     assert record.id == hashlib.sha256(b'{"damped":true,"label":"a"}').hexdigest()[:16]
     assert ask(PATH, "SELECT from_2x FROM entropic_models") == [0]
+
+
+def test_a_row_is_rerun_in_place_from_another_working_directory(
+    data: None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that 2.x wrote is replaced, wherever the store is used from."""
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    row = ROWS["results"][0]
+    with opened(SimResult, "../results", folder / PATH) as store:
+        assert store.run(row["params"]).result_file == f"../results/{row['id']}.npy"
+
+
+def test_an_added_default_that_is_passed_hides_no_old_row(data: None) -> None:
+    """Also one that only its 2.x id finds."""
+    row = next(row for row in ROWS["results"] if row["id"] == TINY)
+    with opened(Grown) as store:
+        record = store.retrieve({**row["params"], "seed": 0})
+        assert record is not None
+        assert record.id == TINY

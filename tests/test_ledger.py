@@ -504,3 +504,16 @@ async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
         "delete": {"sims"},
         "bury": set(),
     }
+
+
+async def test_a_late_commit_does_not_bring_a_deleted_run_back() -> None:
+    """Its token is older than that of the run that was deleted."""
+    async with driven() as it:
+        a = it.set()
+        late, current = await it.claim(a), await it.claim(a)
+        await it.complete(a, current, "current")
+        await it.delete(a)
+        await it.complete(a, late, "late")
+        assert it.published == ["current"]
+        assert (await it.entry(a)).record is None
+        assert runs("state, published") == [("deleted", 2)]

@@ -261,7 +261,7 @@ def test_a_thread_run_that_everybody_has_left_ends_and_is_kept() -> None:
                 while await store.retrieve({"n": 3}) is None:
                     await asyncio.sleep(0.001)
             assert calls() == 1
-            assert nothing_left()
+            await until_async(nothing_left)
 
     asyncio.run(main())
 

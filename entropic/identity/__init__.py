@@ -111,7 +111,8 @@ class Identity:
         digest = self.digest(values)
         if "id" in params:
             return ParameterSet(checked_id(params["id"]), values, digest, has_own_id=True)
-        return ParameterSet(digest[:16], values, digest, id_2x(params) if self._from_2x else None)
+        older = self._id_2x(params, values) if self._from_2x else None
+        return ParameterSet(digest[:16], values, digest, older)
 
     def coerce_given(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The coerced values of those parameters that are given: for a request by id.
@@ -200,6 +201,16 @@ class Identity:
                 self.model_default(name)
             except ParamsError as error:
                 raise ModelError(f"its default cannot be: {error}") from None
+
+    def _id_2x(self, params: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
+        """The id under which entropic 2 may have stored this set: it knew no added parameters."""
+        known = {
+            name: value
+            for name, value in params.items()
+            if name not in self._defaults
+            or self._canonical_value(name, values[name]) != self._defaults[name]
+        }
+        return id_2x(known)
 
     def _canonical_value(self, name: str, value: Any) -> str:
         return "null" if value is None else self._rules[name].canonical(value)

@@ -165,8 +165,8 @@ class Ledger(Generic[R]):
                 error that kept it from doing so.
 
         Returns:
-            For each id what is stored now, by this run or by a later owner that was faster; or
-            the error that kept this one run from being stored.
+            For each id what is stored now, by this run or by a later owner that was faster, if it
+            has not been deleted since; or the error that kept this one run from being stored.
 
         Raises:
             DatabaseError: The database failed; no row is stored.
@@ -347,8 +347,11 @@ class Ledger(Generic[R]):
 
 
 def is_fenced(entry: Entry[Any], token: int) -> bool:
-    """Whether a later owner has stored its result already, so that this one comes too late."""
-    return entry.record is not None and entry.published > token
+    """Whether a later owner's result has been stored already, so that this one comes too late.
+
+    Also where that one has been deleted since: what is deleted does not come back.
+    """
+    return entry.published > token
 
 
 _RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)

@@ -164,6 +164,7 @@ class Pipeline(Generic[R]):
         """Stop what can be stopped, let the rest end, and give everything back."""
         self._is_closed = True
         await self._flights.stop()
+        await self._runs.aclose()
         self._threads.close()
 
     def _check_open(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from entropic._shield import to_the_end, undisturbed
+from entropic._shield import undisturbed
 from entropic.artifacts import ResultsFolder, Stage, Staged
 from entropic.errors import EntropicError, ResultsDirError, RunError
 from entropic.executors import Executor, Threads
@@ -28,6 +28,7 @@ R = TypeVar("R", bound=Base)
 
 _logger = logging.getLogger("entropic")
 
+_GRACE_SECONDS: Final = 0.5
 _LONGEST_TRACEBACK: Final = 20_000
 
 
@@ -104,6 +105,7 @@ class Runs(Generic[R]):
         self._nonce = nonce
         self._owner = owner
         self._checksum = checksum
+        self._leftovers: set[asyncio.Task[None]] = set()
         self._claims: Batcher[str, Claim] = Batcher(self._claim, BATCH)
         self._commits: Batcher[_Executed, Entry[R] | EntropicError] = Batcher(self._commit, BATCH)
         self._failures: Batcher[_Failure, None] = Batcher(self._fail, BATCH)
@@ -128,7 +130,8 @@ class Runs(Generic[R]):
                 stored since then makes this one needless. ``None`` to run in any case.
 
         Returns:
-            ``None`` when somebody has stored the run since it was looked up.
+            ``None`` when somebody has stored the run since it was looked up, or a later owner's
+            result has been stored and deleted: look again.
 
         Raises:
             Exception: What the runner raised, with a note that names the params.
@@ -136,14 +139,15 @@ class Runs(Generic[R]):
             asyncio.CancelledError: The run was interrupted; its claim has been given back.
         """
         run = _Run(parameters, custom_data)
+        taking = asyncio.ensure_future(self._take(run))
         try:
-            await to_the_end(self._take(run))
+            await asyncio.shield(taking)
             if unless_newer_than is not None and run.claim.published > unless_newer_than:
                 await undisturbed(self._give_back(run))
                 return None
             outcome = await self._execute(flight, run, executor)
         except asyncio.CancelledError:
-            await undisturbed(self._give_back(run))
+            await self._leave_in_order(run, taking)
             raise
         except Exception as error:
             # Not the runner's: the executor's, or the database's. The run has failed all the same.
@@ -154,6 +158,28 @@ class Runs(Generic[R]):
             await undisturbed(self._give_back(run, failure))
             raise outcome.error
         return await undisturbed(self._store(run, outcome))
+
+    async def aclose(self) -> None:
+        """Wait until all claims that cancelled runs left behind have been given back."""
+        while self._leftovers:
+            await asyncio.wait(self._leftovers)
+
+    async def _leave_in_order(self, run: _Run, taking: asyncio.Future[None]) -> None:
+        """Give a cancelled run's claim back, also one that has yet to come.
+
+        It may take as long as somebody has the database locked; a cancellation waits only a
+        moment for it.
+        """
+
+        async def give_back() -> None:
+            await asyncio.wait({taking})
+            if taking.exception() is None:
+                await self._give_back(run)
+
+        task = asyncio.create_task(give_back())
+        self._leftovers.add(task)
+        task.add_done_callback(self._leftovers.discard)
+        await undisturbed(asyncio.wait({task}, timeout=_GRACE_SECONDS))
 
     async def _take(self, run: _Run) -> None:
         (run.claim,) = await self._claims.ask([run.parameters.id])
@@ -197,7 +223,7 @@ class Runs(Generic[R]):
             chain=running.get(),
         )
 
-    async def _store(self, run: _Run, outcome: Outcome) -> Landed[R]:
+    async def _store(self, run: _Run, outcome: Outcome) -> Landed[R] | None:
         assert outcome.staged is not None
         finished = _Executed(
             run.parameters,
@@ -216,7 +242,8 @@ class Runs(Generic[R]):
             # The run is finished: what it left stays staged, with its sidecar.
             await self._settle(run, self._failure(run, error))
             raise
-        assert entry.record is not None
+        if entry.record is None:
+            return None  # overtaken by a run that was deleted meanwhile
         return Landed(entry.record, outcome.elapsed_seconds)
 
     async def _claim(self, ids: list[str]) -> list[Claim]:
@@ -326,8 +353,10 @@ def own_name(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
     if entry.record is None or result.registered_path is not None:
         return None
     name = id + folder.suffix
-    stored = os.path.abspath(entry.record.result_file)
-    return name if stored == os.path.join(folder.path, name) else None
+    stored = entry.record.result_file
+    # A relative path was relative to wherever entropic 2 was used.
+    is_here = not os.path.isabs(stored) or os.path.dirname(stored) == folder.path
+    return name if is_here and os.path.basename(stored) == name else None
 
 
 def _is_settled(answer: object) -> bool:
