@@ -744,3 +744,33 @@ def test_the_id_of_entropic_2_never_raises(examples: int) -> None:
         assert id_2x(params) == id
 
     holds(examples, check, st.dictionaries(st.text() | st.integers(), anything, max_size=4))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.array(0.5), np.float64(3), np.int32(1)],
+    ids=["array", "float64", "int32"],
+)
+def test_a_number_of_numpys_is_light(value: Any) -> None:
+    """One without dimensions is neither walked nor sent to a thread; beside others, it counts."""
+    assert not is_heavy({"x": value, "nested": {"y": [value]}})
+    assert is_heavy({"x": [value] * 300})
+    assert is_heavy({"x": value, "y": np.zeros(300)})
+
+
+class Micro(Base):
+    __tablename__ = "micros"
+
+    µ: Mapped[float]  # noqa: PLC2401  what the test is about
+
+
+def test_a_key_is_the_name_that_python_makes_of_it() -> None:
+    """The micro sign and the Greek letter are one name in source code, and so they are here."""
+    identity = Identity(Micro)
+    asked, greek = {"\u00b5": 1}, {"\u03bc": 1}
+    assert identity.resolve(asked) == identity.resolve(greek)
+    assert identity.coerce_given(asked) == {"\u03bc": 1.0}
+    with pytest.raises(ParamsError, match="twice"):
+        identity.resolve({**asked, **greek})
+    with pytest.raises(ParamsError, match="no parameter '\u00b6'"):
+        identity.resolve({"\u00b6": 1})

@@ -9,6 +9,7 @@ without those that equal their identity default, are the canonical form; the run
 import hashlib
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -103,7 +104,7 @@ class Identity:
             ParamsError: An unknown key, a missing parameter, or a value that its column cannot
                 take without loss; names the column, the value and the nearest valid name.
         """
-        self._check_keys(params)
+        params = self._by_name(params)
         values = {
             name: self.coerce(name, params[name]) if name in params else self._default(name, params)
             for name in self.parameters
@@ -120,7 +121,7 @@ class Identity:
         Raises:
             ParamsError: As ``resolve``, except that nothing is missing.
         """
-        self._check_keys(params)
+        params = self._by_name(params)
         return {name: self.coerce(name, params[name]) for name in self.parameters if name in params}
 
     def coerce(self, name: str, value: Any) -> Any:
@@ -215,21 +216,41 @@ class Identity:
     def _canonical_value(self, name: str, value: Any) -> str:
         return "null" if value is None else self._rules[name].canonical(value)
 
-    def _check_keys(self, params: Mapping[str, Any]) -> None:
+    def _by_name(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The params by the names of the parameters; raises where there is no such one."""
         if not isinstance(params, Mapping):
             raise ParamsError(
                 f"params must be a dict of {self.model.__name__}'s parameters, not {_short(params)}"
             )
-        for key in params:
-            if key not in self.parameters and key not in RESERVED:
-                guess = nearest(str(key), self.parameters)
-                hint = f"did you mean {guess!r}?" if guess else ""
+        if all(key in self.parameters or key in RESERVED for key in params):
+            return params
+        found: dict[str, Any] = {}
+        for key, value in params.items():
+            name = self._name(key, value)
+            if name in found:
                 raise ParamsError(
-                    f"{self.model.__name__} has no parameter {key!r} (its value: "
-                    f"{_short(params[key])}): {hint or 'it has ' + ', '.join(self.parameters)}",
-                    column=str(key),
-                    value=params[key],
+                    f"params give {self.model.__name__}.{name} twice: {key!r} is the same name to"
+                    " Python",
+                    column=name,
+                    value=value,
                 )
+            found[name] = value
+        return found
+
+    def _name(self, key: str, value: Any) -> str:
+        # Python normalises the names in source code, so no attribute is called µ (U+00B5).
+        spellings = (key, unicodedata.normalize("NFKC", key)) if isinstance(key, str) else (key,)
+        for name in spellings:
+            if name in self.parameters or name in RESERVED:
+                return name
+        guess = nearest(str(key), self.parameters)
+        hint = f"did you mean {guess!r}?" if guess else ""
+        raise ParamsError(
+            f"{self.model.__name__} has no parameter {key!r} (its value: {_short(value)}):"
+            f" {hint or 'it has ' + ', '.join(self.parameters)}",
+            column=str(key),
+            value=value,
+        )
 
     def _default(self, name: str, params: Mapping[str, Any]) -> Any:
         parameter = self.parameters[name]
@@ -276,7 +297,12 @@ def is_heavy(params: object) -> bool:
     weight = 0
     while values and weight <= _LIGHT:
         value = values.pop()
-        weight += value.size if hasattr(value, "dtype") else 1
+        if hasattr(value, "dtype"):
+            # An array without dimensions cannot be walked, and none needs to be.
+            size = getattr(value, "size", None)
+            weight += size if isinstance(size, int) else 1
+            continue
+        weight += 1
         if isinstance(value, Mapping):
             value = value.values()
         if isinstance(value, Collection) and not isinstance(value, str | bytes):
