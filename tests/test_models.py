@@ -731,3 +731,22 @@ def test_a_datetime_with_a_zone_comes_back_with_one(make_store: Callable[..., An
     read = store.retrieve({"n": 1, "at": asked})
     assert ran.at == read.at == asked
     assert ran.at.tzinfo is read.at.tzinfo is UTC
+
+
+@pytest.mark.parametrize("names", [("N", "n"), ("n", "ID")], ids=["parameters", "reserved"])
+def test_names_that_differ_only_in_case_are_refused_at_once(
+    names: tuple[str, str], make_store: MakeStore
+) -> None:
+    """They would be one column to SQLite; another name for the column is a way out."""
+    annotations = dict.fromkeys(names, Mapped[int])
+    with pytest.raises(ModelError, match=names[1]):
+        store_of(make_store, define({"__annotations__": annotations}))
+    other = mapped_column("other")
+    store = store_of(make_store, define({"__annotations__": annotations, names[1]: other}))
+    assert getattr(store.run_or_retrieve(dict.fromkeys(names, 1)), names[1]) == 1
+
+
+def test_letters_beyond_ascii_keep_their_case(make_store: MakeStore) -> None:
+    """Two columns to SQLite, so they may be two parameters."""
+    store = store_of(make_store, define({"__annotations__": {"Ä": Mapped[int], "ä": Mapped[int]}}))
+    assert store.run_or_retrieve({"Ä": 1, "ä": 2}).ä == 2

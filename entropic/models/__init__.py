@@ -5,6 +5,7 @@ parameters. What may be asked of their values is left to ``identity``; making th
 ``schema``.
 """
 
+import copy
 import inspect
 import typing
 import warnings
@@ -52,6 +53,7 @@ __all__ = [
     "UtcDateTime",
     "as_utc",
     "columns_table",
+    "copied",
     "detached",
     "load_json",
     "models_table",
@@ -270,6 +272,7 @@ def parameters(model: type[Base]) -> tuple[Parameter, ...]:
             " drop primary_key=True from its parameters"
         )
     _check_constraints(model, table)
+    _check_spelling(model, table)
     columns = _columns(mapper)
     found = tuple(Parameter(name, columns[name]) for name in columns if name not in RESERVED)
     for parameter in found:
@@ -296,6 +299,12 @@ def detached(model: type[R], values: Mapping[str, Any]) -> R:
     return record
 
 
+def copied(record: R) -> R:
+    """A record like another one, and independent of it."""
+    values = {k: v for k, v in record.__dict__.items() if k != "_sa_instance_state"}
+    return detached(type(record), copy.deepcopy(values))
+
+
 def _mapper(model: Any) -> Mapper[Any]:
     if not (isinstance(model, type) and issubclass(model, Base)) or model is Base:
         raise ModelError(f"result_cls must be a subclass of entropic.Base, not {model!r}")
@@ -309,6 +318,18 @@ def _columns(mapper: Mapper[Any]) -> dict[str, sa.Column[Any]]:
     """The columns by the names of their attributes; SQL expressions are none."""
     found = {attribute.key: attribute.columns[0] for attribute in mapper.column_attrs}
     return {name: column for name, column in found.items() if isinstance(column, sa.Column)}
+
+
+def _check_spelling(model: type[Base], table: sa.Table) -> None:
+    """Refuse columns that are one to SQLite, which knows no case in the letters of ASCII."""
+    found: dict[bytes, str] = {}
+    for column in table.columns:
+        twin = found.setdefault(column.name.encode().lower(), column.name)
+        if twin != column.name:
+            raise ModelError(
+                f"{model.__name__} has columns {twin!r} and {column.name!r}, which are one name to"
+                " the database: give one another name (mapped_column('another', ...))"
+            )
 
 
 def _check_constraints(model: type[Base], table: sa.Table) -> None:
