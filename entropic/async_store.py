@@ -17,7 +17,7 @@ import anyio.to_thread
 from entropic._shield import to_the_end
 from entropic.artifacts import COMPANIONS, ResultsFolder
 from entropic.database import Database
-from entropic.errors import ParamsError, SettingsError, WrongLoopError
+from entropic.errors import ParamsError, RunError, SettingsError, WrongLoopError
 from entropic.executors import DaskExecutor, Executor, make_executor
 from entropic.identity import Identity, checked_custom_data
 from entropic.ledger import Ledger
@@ -91,8 +91,7 @@ class AsyncStore(Generic[R]):
             choices = " or ".join(map(repr, self._EXECUTORS))
             raise SettingsError(f"executor must be {choices}, not {executor!r}")
         _check_workers(max_workers)
-        if not lock_timeout >= 0:
-            raise SettingsError(f"lock_timeout must be 0 seconds or more, not {lock_timeout!r}")
+        _check_timeout(lock_timeout)
         self._runner = runner
         self._model = result_cls
         self._folder = _results_folder(results_dir, file_suffix)
@@ -121,7 +120,8 @@ class AsyncStore(Generic[R]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        if not self._is_inside_run():  # the store is still needed to store that run
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Close the store: stop what can be stopped, let the rest end, release everything.
@@ -129,9 +129,22 @@ class AsyncStore(Generic[R]):
         A runner in a thread cannot be stopped; it ends, and its result is kept. A later call
         opens the store again.
         """
+        if self._is_inside_run():
+            raise RunError("a run cannot close the store that is to keep its result")
         opening, self._opening = self._opening, None
-        if opening is not None:
+        if opening is None:
+            return
+        if opening.get_loop().is_closed():
+            # Nothing of it can be awaited any more, and to collect it would be to use its loop.
+            _abandoned.append(opening)
+        else:
             await to_the_end(_close(opening))
+
+    def _is_inside_run(self) -> bool:
+        opening = self._opening
+        if opening is None or not opening.done() or opening.cancelled() or opening.exception():
+            return False
+        return opening.result().pipeline.is_inside_run
 
     async def run_or_retrieve(self, params: Params, /, **custom_data: Any) -> R:
         """Return the stored record of a parameter set; run it first if there is none.
@@ -241,7 +254,8 @@ class AsyncStore(Generic[R]):
         if self._WARNS:
             warn_of_options(custom_data)
         checked = _custom_data(custom_data)
-        return await (await self._open()).pipeline.register(params, result_file, checked)
+        path = _result_path(result_file)
+        return await (await self._open()).pipeline.register(params, path, checked)
 
     async def sweep(
         self,
@@ -302,14 +316,14 @@ class AsyncStore(Generic[R]):
         if opening.get_loop() is not loop:
             raise WrongLoopError(
                 "this AsyncStore was opened on another event loop and belongs to it; close it there"
-                " (async with, or aclose()), or make a store for each loop"
+                " (async with, or aclose()), or make a store for each loop; if that loop is gone,"
+                " aclose() lets the store open anew"
             )
         if not opening.done():
             await asyncio.wait({opening})
-        if opening.cancelled() or opening.exception() is not None:
-            if self._opening is opening:
-                self._opening = None  # the next call tries again
-            return opening.result()
+        has_failed = opening.cancelled() or opening.exception() is not None
+        if has_failed and self._opening is opening:
+            self._opening = None  # the next call tries again
         return opening.result()
 
     async def _make_ready(self, loop: asyncio.AbstractEventLoop) -> _Opened[R]:
@@ -339,6 +353,9 @@ class AsyncStore(Generic[R]):
         return {**self.__dict__, "_opening": None}
 
 
+_abandoned: Final[list[object]] = []
+
+
 async def _close(opening: asyncio.Task[_Opened[Any]]) -> None:
     await asyncio.wait({opening})
     if opening.cancelled() or opening.exception() is not None:
@@ -359,6 +376,11 @@ def _check_workers(workers: object) -> None:
         raise SettingsError(f"max_workers must be 1 or more, not {workers!r}")
 
 
+def _check_timeout(timeout: object) -> None:
+    if not (isinstance(timeout, int | float) and timeout >= 0):
+        raise SettingsError(f"lock_timeout must be 0 seconds or more, not {timeout!r}")
+
+
 def _check_suffix(suffix: object) -> None:
     if not isinstance(suffix, str) or "/" in suffix or os.sep in suffix or "\0" in suffix:
         raise SettingsError(f"file_suffix must be the end of a file's name, not {suffix!r}")
@@ -369,9 +391,20 @@ def _check_suffix(suffix: object) -> None:
 
 
 def _results_folder(results_dir: object, suffix: str) -> ResultsFolder:
-    if not isinstance(results_dir, str | os.PathLike) or not os.fspath(results_dir):
+    if not isinstance(results_dir, str | os.PathLike) or not _is_path(results_dir):
         raise SettingsError(f"results_dir must be a path, not {results_dir!r}")
     return ResultsFolder(results_dir, suffix)
+
+
+def _result_path(path: object) -> str | os.PathLike[str]:
+    if isinstance(path, str | os.PathLike) and _is_path(path):
+        return path
+    raise ParamsError(f"result_file must be the path of a result, not {path!r}")
+
+
+def _is_path(path: str | os.PathLike[str]) -> bool:
+    text = os.fspath(path)
+    return bool(text) and "\0" not in text
 
 
 def _custom_data(custom_data: Any) -> dict[str, Any]:
@@ -405,7 +438,8 @@ def _options() -> dict[str, str]:
     sweep = inspect.signature(AsyncStore.sweep).parameters
     of_store = {name: "the store itself" for name in store if name != "self"}
     of_sweep = {name: "sweep" for name in sweep if name not in ("self", "params")}
-    return {**of_sweep, **of_store}
+    planned = dict.fromkeys(("timeout", "retries", "progress", "on_error"), "a later version")
+    return {**planned, **of_sweep, **of_store}
 
 
 _OPTIONS: Final = _options()

@@ -89,7 +89,7 @@ class Store(Generic[R]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        portal.call(self._behind().__aexit__, exc_type, exc, traceback)
 
     def close(self) -> None:
         """Close the store: stop what can be stopped, let the rest end, release everything.

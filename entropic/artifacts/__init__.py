@@ -29,7 +29,16 @@ from entropic.artifacts.moves import fsync, move_to_free_name, remove, replace
 from entropic.artifacts.stage import COMPANIONS, Stage, Staged
 from entropic.errors import ResultsDirError
 
-__all__ = ["COMPANIONS", "Found", "ResultsFolder", "Stage", "Staged", "find", "remove_registered"]
+__all__ = [
+    "COMPANIONS",
+    "Found",
+    "ResultsFolder",
+    "Stage",
+    "Staged",
+    "explained",
+    "find",
+    "remove_registered",
+]
 
 # Between a run's id and its suffix, where the name without it was not ours.
 _NUMBER: Final = r"(\.\d+)?"
@@ -106,7 +115,7 @@ class ResultsFolder:
             return self._locate_2x(id, stored, size)
         if folder == self.id:
             if is_whole(os.path.join(self.path, name), size):
-                return self._given(name)
+                return self.given(name)
             if folder_id(self.path) == self.id:
                 return None
             raise self._lost(id, stored)
@@ -179,10 +188,17 @@ class ResultsFolder:
             raise self._unusable(error) from error
 
     def sync(self) -> None:
-        """Write the folder's names through to the disk."""
-        fsync(self.path)
+        """Write the folder's names through to the disk.
 
-    def _given(self, name: str) -> str:
+        Raises:
+            ResultsDirError: The file system refused.
+        """
+        try:
+            fsync(self.path)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def given(self, name: str) -> str:
         """The path to give for a name in this folder: as spelled, where that leads here."""
         spelled_leads_here = self._cwd is None or self._cwd == working_directory()
         return self.spell(name) if spelled_leads_here else os.path.join(self.path, name)
@@ -197,7 +213,7 @@ class ResultsFolder:
             return stored if is_whole(stored, size) else None
         # This may be a copy of that folder, without the hidden corner that holds its id; or that
         # corner was removed.
-        candidates = [(os.path.join(self.path, name), self._given(name))]
+        candidates = [(os.path.join(self.path, name), self.given(name))]
         if home_id is None:
             candidates.append((stored, stored))
         for path, given in candidates:
@@ -210,7 +226,7 @@ class ResultsFolder:
     def _locate_2x(self, id: str, stored: str, size: int | None) -> str | None:
         """A result of entropic 2, whose rows know no folder: its name and path must do."""
         name = os.path.basename(stored)
-        here = os.path.join(self.path, name), self._given(name)
+        here = os.path.join(self.path, name), self.given(name)
         there = stored, stored
         # The name of a registered one is its user's: others may be called the same.
         for path, given in (here, there) if name.startswith(id) else (there, here):
@@ -285,15 +301,7 @@ class ResultsFolder:
         if isinstance(error, ResultsDirError):
             return error
         path = str(error.filename or self.path)
-        what = self._dangling() or {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EACCES: "it may not be written",
-            errno.EPERM: "it may not be written",
-            errno.EROFS: "it is on a read-only file system",
-            errno.ENOTDIR: "a part of the path is a file",
-            errno.EEXIST: "it is a file",
-        }.get(error.errno or 0, str(error))
+        what = self._dangling() or explained(error)
         return ResultsDirError(
             f"the results folder {self.spelled!r} cannot be used: {what} ({path})", path=path
         )
@@ -302,6 +310,19 @@ class ResultsFolder:
         if os.path.islink(self.path) and not os.path.exists(self.path):
             return f"it is a symbolic link to {os.readlink(self.path)!r}, which is not there"
         return None
+
+
+def explained(error: OSError) -> str:
+    """What the file system refused, in words about the path that it refused it for."""
+    return {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EACCES: "it may not be written",
+        errno.EPERM: "it may not be written",
+        errno.EROFS: "it is on a read-only file system",
+        errno.ENOTDIR: "a part of the path is a file",
+        errno.EEXIST: "it is a file",
+    }.get(error.errno or 0, str(error))
 
 
 def remove_registered(path: str) -> None:

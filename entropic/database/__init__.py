@@ -48,6 +48,11 @@ class Dialect(Protocol):
         """Seconds since 1970 by the database's clock."""
         ...
 
+    @property
+    def begin_alone(self) -> str:
+        """The same, for a transaction whose commit waits for nobody."""
+        ...
+
     def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""
         ...
@@ -255,12 +260,17 @@ class Database:
 
         return await self._retrying(lambda: to_the_end(run()))
 
-    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Transaction], Awaitable[T]], *, alone: bool = False) -> T:
         """Run ``work`` in a write transaction and commit it.
 
         The transaction has a task of its own which always runs to its end; only while it waits
         for somebody else, at its beginning or at its commit, does a cancellation stop it, and
         then it is rolled back. So a cancelled call never leaves a lock behind.
+
+        Args:
+            work: What to do in the transaction.
+            alone: Whether to wait for readers, too, before it begins: for work that moves files,
+                which no rollback moves back, the commit must not be what has to wait.
 
         Raises:
             DatabaseBusyError: The database stayed locked for ``lock_timeout`` seconds.
@@ -270,7 +280,8 @@ class Database:
         """
         async with self._writing:
             left = asyncio.Event()
-            return await to_the_end(self._transact(work, left), left)
+            begin = self.dialect.begin_alone if alone else self.dialect.begin
+            return await to_the_end(self._transact(work, begin, left), left)
 
     async def _connect(self) -> None:
         self._engine = self.dialect.engine()
@@ -318,12 +329,12 @@ class Database:
             return await driver.execute_fetchall(statement.sql, values)
 
     async def _transact(
-        self, work: Callable[[Transaction], Awaitable[T]], left: asyncio.Event
+        self, work: Callable[[Transaction], Awaitable[T]], begin: str, left: asyncio.Event
     ) -> T:
         connection = self._writer
         driver = await self._driver(connection)
         try:
-            await self._retrying(lambda: driver.execute_fetchall(self.dialect.begin), left)
+            await self._retrying(lambda: driver.execute_fetchall(begin), left)
             result = await work(Transaction(connection, driver))
             await self._retrying(lambda: driver.execute_fetchall("COMMIT"), left)
         except BaseException as error:

@@ -41,6 +41,8 @@ class SQLite:
     """
 
     begin: Final = "BEGIN IMMEDIATE"
+    # With a rollback journal, a commit waits for readers; this waits for them beforehand.
+    begin_alone: Final = "BEGIN EXCLUSIVE"
     begin_reading: Final = "BEGIN"
 
     def __init__(self, url: sa.URL) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "checked_custom_data",
     "checked_id",
     "is_heavy",
+    "shortened",
 ]
 
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -220,7 +221,8 @@ class Identity:
         """The params by the names of the parameters; raises where there is no such one."""
         if not isinstance(params, Mapping):
             raise ParamsError(
-                f"params must be a dict of {self.model.__name__}'s parameters, not {_short(params)}"
+                f"params must be a dict of {self.model.__name__}'s parameters, not"
+                f" {shortened(params)}"
             )
         if all(key in self.parameters or key in RESERVED for key in params):
             return params
@@ -246,7 +248,7 @@ class Identity:
         guess = nearest(str(key), self.parameters)
         hint = f"did you mean {guess!r}?" if guess else ""
         raise ParamsError(
-            f"{self.model.__name__} has no parameter {key!r} (its value: {_short(value)}):"
+            f"{self.model.__name__} has no parameter {key!r} (its value: {shortened(value)}):"
             f" {hint or 'it has ' + ', '.join(self.parameters)}",
             column=str(key),
             value=value,
@@ -283,7 +285,7 @@ class Identity:
     def _unfit(self, name: str, value: Any, why: str) -> ParamsError:
         return ParamsError(
             f"{self.model.__name__}.{name} is {self._rules[name].type_name} and cannot take"
-            f" {_short(value)}, of type {type(value).__name__}: {why}",
+            f" {shortened(value)}, of type {type(value).__name__}: {why}",
             column=name,
             value=value,
         )
@@ -319,7 +321,7 @@ def checked_id(value: object) -> str:
     if isinstance(value, str) and ID_PATTERN.fullmatch(value):
         return str(value)
     raise ParamsError(
-        f"the id {_short(value)} must be 1 to 64 letters, digits, dots, dashes or underscores,"
+        f"the id {shortened(value)} must be 1 to 64 letters, digits, dots, dashes or underscores,"
         " beginning with a letter or digit: it becomes a file's name",
         column="id",
         value=value,
@@ -338,7 +340,7 @@ def checked_custom_data(custom_data: Mapping[str, Any]) -> dict[str, Any]:
             checked.update(plain({key: value}))
         except Unfit as reason:
             raise ParamsError(
-                f"custom_data[{key!r}] cannot be {_short(value)}: {reason}",
+                f"custom_data[{key!r}] cannot be {shortened(value)}: {reason}",
                 column="custom_data",
                 value=value,
             ) from None
@@ -354,10 +356,11 @@ def canonical_id(params: Mapping[str, Any]) -> str:
     try:
         return hashlib.sha256(canonical(plain(params)).encode()).hexdigest()[:16]
     except Unfit as reason:
-        raise ParamsError(f"{_short(params)} has no canonical form: {reason}") from None
+        raise ParamsError(f"{shortened(params)} has no canonical form: {reason}") from None
 
 
-def _short(value: object, most: int = 120) -> str:
+def shortened(value: object, most: int = 120) -> str:
+    """A value as an error message shows it; also one whose ``repr`` fails."""
     try:
         text = repr(value)
     except Exception:  # an int of 5,000 digits has no repr; nothing may hide the message itself

@@ -5,6 +5,7 @@ here and never restart: each claim, registration and re-run has a higher one tha
 so a late owner can be told from the current one. Files are left to ``artifacts``.
 """
 
+import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -193,7 +194,7 @@ class Ledger(Generic[R]):
             done |= await self._store(transaction, stored, before)
             return done
 
-        return await self._database.write(work)
+        return await self._database.write(work, alone=True)
 
     async def register(self, run: Finished, published: Published) -> Entry[R]:
         """Store a row for a result that was made elsewhere; it replaces the one that was there.
@@ -241,26 +242,29 @@ class Ledger(Generic[R]):
         ]
         await self._database.write(lambda t: t.execute_many(self._statements.fail, rows))
 
-    async def delete(self, id: str, kept: Callable[[Entry[R]], Result]) -> Entry[R] | None:
+    async def delete(
+        self, id: str, forget: Callable[[Entry[R]], Awaitable[Result]]
+    ) -> Entry[R] | None:
         """Remove a row; its tokens stay behind, so that nothing staged before comes back.
 
         Args:
             id: The run id.
-            kept: What stays known of the result: the folder, and the name that is its own there.
+            forget: Called under the write lock. It removes the result, if that is asked for, and
+                says what stays known: the folder, and the name that is the run's own there.
 
         Returns:
             What was there; ``None`` if there was no row.
 
         Raises:
-            DatabaseError: The database failed; nothing is removed.
+            DatabaseError: The database failed; no row is removed.
         """
 
         async def work(transaction: Transaction) -> Entry[R] | None:
             entry = (await self._entries_in(transaction, [id]))[id]
             if entry.record is None:
                 return None
+            result = await forget(entry)
             await transaction.fetch(self._statements.delete, b_id=id)
-            result = kept(entry)
             await transaction.fetch(
                 self._statements.bury,
                 b_model=self._model,
@@ -270,7 +274,7 @@ class Ledger(Generic[R]):
             )
             return entry
 
-        return await self._database.write(work)
+        return await self._database.write(work, alone=True)
 
     def conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
         """The error to raise where an id holds other parameters than those asked for."""
@@ -319,7 +323,7 @@ class Ledger(Generic[R]):
                 "id": id,
                 "result_file": published.path,
                 "created_at": now if earlier is None else earlier.created_at,
-                "custom_data": dict(run.custom_data),
+                "custom_data": copy.deepcopy(dict(run.custom_data)),
             }
             rows.append(_bound({**reserved, **run.stored}))
             about = dict(zip(_RESULT_NAMES, astuple(published.result), strict=True))
@@ -332,11 +336,11 @@ class Ledger(Generic[R]):
         return done
 
     def _entries(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, Entry[R]]:
-        of_result = 1 + len(self._names)
+        names = len(self._names)
         entries = {}
         for key, *row in rows:
-            attributes = dict(zip(self._names, row, strict=False))
-            published, is_claimed, *about = row[of_result - 1 :]
+            attributes = dict(zip(self._names, row[:names], strict=True))
+            published, is_claimed, *about = row[names:]
             record = None
             values: dict[str, Any] = {}
             if attributes["id"] is not None:
@@ -351,7 +355,7 @@ def is_fenced(entry: Entry[Any], token: int) -> bool:
 
     Also where that one has been deleted since: what is deleted does not come back.
     """
-    return entry.published > token
+    return entry.published >= token
 
 
 _RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)

@@ -151,7 +151,8 @@ def _bury(insert: Any) -> Any:
         index_elements=["model", "id"],
         set_={
             "state": sa.case((RUN.owner.is_not(None), RUN.state), else_="deleted"),
-            "published": RUN.token,
+            # A run that is under way has not been deleted, and may still be stored.
+            "published": sa.case((RUN.owner.is_not(None), RUN.token - 1), else_=RUN.token),
             "folder": insert.excluded.folder,
             "result_name": insert.excluded.result_name,
             "registered_path": sa.null(),

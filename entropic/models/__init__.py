@@ -6,6 +6,7 @@ parameters. What may be asked of their values is left to ``identity``; making th
 """
 
 import copy
+import enum
 import inspect
 import typing
 import warnings
@@ -31,6 +32,7 @@ from sqlalchemy.orm.exc import UnmappedClassError
 from entropic.errors import ModelError
 from entropic.models.side_tables import columns_table, models_table, runs_table, side_tables
 from entropic.models.types import (
+    EnumValue,
     ExactDecimal,
     JsonText,
     NumpyArray,
@@ -44,6 +46,7 @@ from entropic.models.types import (
 __all__ = [
     "RESERVED",
     "Base",
+    "EnumValue",
     "ExactDecimal",
     "JsonText",
     "NumpyArray",
@@ -122,11 +125,13 @@ class Base(DeclarativeBase):
 
 @sa.event.listens_for(Base, "resolve_type_annotation")
 def _resolve_annotation(resolve: TypeResolve) -> sa.types.TypeEngine[Any] | None:
-    """Plain containers become JSON, arrays and paths their own types, in any parametrisation."""
+    """Plain containers become JSON, arrays and enums their own types, in any parametrisation."""
     annotation = resolve.resolved_type
     origin = typing.get_origin(annotation) or annotation
     if origin in _CONTAINERS or typing.is_typeddict(origin):
         return PlainJson()
+    if isinstance(origin, type) and issubclass(origin, enum.Enum):
+        return EnumValue(origin)
     if isinstance(origin, type) and (origin.__module__, origin.__name__) == ("numpy", "ndarray"):
         return NumpyArray(_dtype_name(annotation))
     return None

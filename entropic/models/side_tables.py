@@ -37,7 +37,12 @@ runs_table: Final = sa.Table(
     side_tables,
     sa.Column("model", sa.String, primary_key=True),
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False, comment="running, done, failed, deleted"),
+    sa.Column(
+        "state",
+        sa.String(16),
+        nullable=False,
+        comment="running, done, failed, interrupted, deleted",
+    ),
     sa.Column("token", sa.BigInteger, nullable=False, comment="counts the owners; never restarts"),
     sa.Column("published", sa.BigInteger, nullable=False, comment="the token of the stored result"),
     sa.Column("owner", sa.String, comment="who runs it now"),

@@ -22,7 +22,7 @@ from entropic.executors import Executor, Threads
 from entropic.identity import Identity, ParameterSet, checked_id
 from entropic.leases import Flight, Flights, waiting
 from entropic.ledger import Entry, Finished, Ledger, Published, Result
-from entropic.models import Base
+from entropic.models import Base, copied
 from entropic.pipeline.lookup import Answer, Lookup, locate
 from entropic.pipeline.request import Request
 from entropic.pipeline.runs import Landed, Runs, own_name
@@ -151,14 +151,16 @@ class Pipeline(Generic[R]):
             if isinstance(answer.error, IdConflictError):
                 raise answer.error
             id = answer.parameters.id
-        kept = functools.partial(self._kept, is_removed=remove_file)
-        entry = await self._ledger.delete(checked_id(id), kept)
-        if entry is None:
-            return False
-        _logger.info("deleted the row of %s", id)
-        if remove_file:
-            await self._threads.run(self._remove_result, id, entry)
-        return True
+        forget = functools.partial(self._forget, remove_file=remove_file)
+        entry = await self._ledger.delete(checked_id(id), forget)
+        if entry is not None:
+            _logger.info("deleted the row of %s", id)
+        return entry is not None
+
+    @property
+    def is_inside_run(self) -> bool:
+        """Whether the current code is inside one of this cache's own runs."""
+        return any(cache == self._nonce for cache, _ in running.get())
 
     async def aclose(self) -> None:
         """Stop what can be stopped, let the rest end, and give everything back."""
@@ -199,35 +201,57 @@ class Pipeline(Generic[R]):
                 if is_mine or not force:
                     flight.on_failure.append(on_failure)
                 await flight.wait()
-            if flight.task.cancelled():
-                self._check_open()
-                if is_mine:
-                    raise RunInterruptedError(
-                        f"the run {parameters.id} was interrupted",
-                        id=parameters.id,
-                        params=parameters.values,
-                    )
-            elif is_mine or not force:
-                landed = flight.task.result()
-                if landed is not None:
-                    return landed
+            landed = self._landed(flight, parameters, is_mine=is_mine, force=force)
+            if landed is not None:
+                return landed
             # Somebody else's run was interrupted, or the row has changed: look again.
             (answer,) = await self._lookup.answer([parameters])
             if answer.error is not None:
                 raise answer.error
             if answer.record is not None and not force:
-                return Landed(answer.record, 0.0)
+                return Landed(answer.record, None)
 
-    def _kept(self, entry: Entry[R], *, is_removed: bool) -> Result:
-        """What stays known of a deleted run: the name that is its own, and its companions'."""
+    def _landed(
+        self,
+        flight: Flight[Landed[R] | None],
+        parameters: ParameterSet,
+        *,
+        is_mine: bool,
+        force: bool,
+    ) -> Landed[R] | None:
+        """What a flight that has ended is to one of its waiters; ``None`` to look again."""
+        if flight.task.cancelled():
+            self._check_open()
+            if is_mine:
+                raise RunInterruptedError(
+                    f"the run {parameters.id} was interrupted",
+                    id=parameters.id,
+                    params=parameters.values,
+                )
+            return None
+        if force and not is_mine:  # that was somebody else's run; this one is still to come
+            return None
+        landed = flight.task.result()
+        if landed is None or is_mine:
+            return landed
+        # A record of one's own: it is the caller's to change.
+        return Landed(copied(landed.record), None)
+
+    async def _forget(self, entry: Entry[R], *, remove_file: bool) -> Result:
+        """Under the write lock, so that no run is published meanwhile: what stays of a run.
+
+        That is the name that is its own, except where its result is removed: another database may
+        publish under that name from then on.
+        """
         assert entry.record is not None
-        if is_removed and entry.result.registered_path is None:
-            return Result()  # another database may publish under that name from now on
         name = own_name(self._folder, entry.record.id, entry)
+        if remove_file:
+            await self._threads.run(self._remove_result, entry.record.id, name, entry)
+            if entry.result.registered_path is None:
+                return Result()
         return entry.result if name is None else Result(folder=self._folder.id, name=name)
 
-    def _remove_result(self, id: str, entry: Entry[R]) -> None:
-        name = own_name(self._folder, id, entry)
+    def _remove_result(self, id: str, name: str | None, entry: Entry[R]) -> None:
         if name is not None and entry.result.registered_path is None:
             self._folder.remove(name, id, has_companions=bool(entry.result.companions))
             path: str | None = self._folder.spell(name)

@@ -5,6 +5,7 @@ single request waits for nobody, and a thousand cost one statement.
 """
 
 import asyncio
+import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -67,7 +68,7 @@ class Batcher(Generic[Item, Answer]):
         except BaseException as error:
             for _, future in requests:
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(_one_for_each(error))
             if not isinstance(error, Exception):
                 raise
             return
@@ -76,3 +77,13 @@ class Batcher(Generic[Item, Answer]):
             if not future.done():
                 future.set_result(list(answers[start : start + len(items)]))
             start += len(items)
+
+
+def _one_for_each(error: BaseException) -> BaseException:
+    """A copy of an error: each requester writes on it which run it is about."""
+    try:
+        own = copy.copy(error)
+    except Exception:
+        return error
+    own.__cause__ = error.__cause__
+    return own.with_traceback(error.__traceback__)

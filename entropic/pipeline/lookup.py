@@ -11,7 +11,7 @@ from entropic.errors import EntropicError, ParamsError, ResultsDirError
 from entropic.executors import Threads
 from entropic.identity import Identity, ParameterSet, checked_id, is_heavy
 from entropic.ledger import Entry, Ledger
-from entropic.models import Base
+from entropic.models import Base, copied
 from entropic.pipeline.batching import Batcher
 
 R = TypeVar("R", bound=Base)
@@ -128,7 +128,15 @@ class Lookup(Generic[R]):
 
     async def _look_up(self, ids: list[str]) -> list[Entry[R]]:
         found = await self._ledger.look_up(list(dict.fromkeys(ids)))
-        return [found[id] for id in ids]
+        entries = []
+        seen = set()
+        for id in ids:
+            entry = found[id]
+            if id in seen and entry.record is not None:  # asked for by several: to each its own
+                entry = replace(entry, record=copied(entry.record))
+            seen.add(id)
+            entries.append(entry)
+        return entries
 
     def _resolve(self, batch: Sequence[Mapping[str, Any]], first: int) -> list[ParameterSet]:
         resolved = []

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from entropic._shield import to_the_end
-from entropic.errors import IdConflictError
+from entropic.errors import EntropicError, IdConflictError, ResultsDirError
 from entropic.identity import ParameterSet
 from entropic.leases import Flights
 from entropic.models import Base
@@ -81,7 +81,10 @@ class Request(Generic[R]):
         finally:
             await self._leave()
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                self._error = None  # whose traceback leads here: neither is to keep the other
         return [self._records[id] for id in self._schedule.order]
 
     def _act(self, action: Pull | Start | Leave) -> None:
@@ -120,7 +123,7 @@ class Request(Generic[R]):
         for id, answer in zip(
             new, await self._lookup.answer([by_id[id] for id in new]), strict=True
         ):
-            if answer.error is not None:
+            if answer.error is not None and not self._is_forced_through(answer.error):
                 raise answer.error
             if answer.record is not None and not self._force:
                 _logger.info("hit %s", answer.parameters.id)
@@ -129,6 +132,10 @@ class Request(Generic[R]):
                 self._missing[id] = answer
                 misses.append(id)
         self._schedule.looked_up(misses, is_last=not batch)
+
+    def _is_forced_through(self, error: EntropicError) -> bool:
+        """Whether to run all the same: what is run anew does not need the folder that is gone."""
+        return self._force and isinstance(error, ResultsDirError)
 
     def _check_own_ids(self, sets: Sequence[ParameterSet]) -> None:
         """An id of the caller's own must not stand for two sets of one input."""

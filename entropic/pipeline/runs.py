@@ -5,6 +5,7 @@ who waits for it, is left to the callers.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from entropic._shield import undisturbed
 from entropic.artifacts import ResultsFolder, Stage, Staged
 from entropic.errors import EntropicError, ResultsDirError, RunError
 from entropic.executors import Executor, Threads
-from entropic.identity import Identity, ParameterSet, is_heavy
+from entropic.identity import Identity, ParameterSet, is_heavy, shortened
 from entropic.leases import Flight
 from entropic.ledger import Claim, Entry, Finished, Ledger, Published, Result
 from entropic.models import Base
@@ -38,11 +39,11 @@ class Landed(Generic[R]):
 
     Attributes:
         record: What is stored now: this run's record, or that of a later owner.
-        seconds: What the runner took.
+        seconds: What the runner took; ``None`` where it was not run here.
     """
 
     record: R
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,9 @@ class Runs(Generic[R]):
             raise
         if outcome.error is not None:
             failure = self._failure(run, outcome.error, outcome.traceback)
-            await undisturbed(self._give_back(run, failure))
+            # A result that was finished before the disk failed is left where it is.
+            leave = self._settle if outcome.is_finished else self._give_back
+            await undisturbed(leave(run, failure))
             raise outcome.error
         return await undisturbed(self._store(run, outcome))
 
@@ -238,12 +241,14 @@ class Runs(Generic[R]):
             (entry,) = await self._commits.ask([finished])
             if isinstance(entry, EntropicError):
                 raise entry
-        except EntropicError as error:
-            # The run is finished: what it left stays staged, with its sidecar.
+        except Exception as error:
+            # The run is finished: what could not be published stays staged, with its sidecar.
             await self._settle(run, self._failure(run, error))
             raise
         if entry.record is None:
             return None  # overtaken by a run that was deleted meanwhile
+        if entry.published == run.claim.token and entry.result.name is not None:
+            entry.record.__dict__["result_file"] = self._folder.given(entry.result.name)
         return Landed(entry.record, outcome.elapsed_seconds)
 
     async def _claim(self, ids: list[str]) -> list[Claim]:
@@ -303,7 +308,7 @@ class Runs(Generic[R]):
     def _failure(self, run: _Run, error: Exception, traceback: str | None = None) -> dict[str, Any]:
         """What goes on record of a failure; the error is told which run it is about."""
         id, values = run.parameters.id, run.parameters.values
-        _add_note(error, f"while running {id} with {_short(values)}")
+        _add_note(error, f"while running {id} with {shortened(values, most=500)}")
         if isinstance(error, RunError):
             error.id, error.params = id, dict(values)
         about = {
@@ -364,8 +369,10 @@ def _is_settled(answer: object) -> bool:
 
 
 def _add_note(error: Exception, note: str) -> None:
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    # Exceptions may be frozen, or shared by several runs.
+    with contextlib.suppress(Exception):
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
 
 
 def _message(error: Exception) -> str:
@@ -376,18 +383,12 @@ def _message(error: Exception) -> str:
         return f"({type(error).__name__}, which cannot be printed)"
 
 
-def _short(value: object, most: int = 500) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 def _log(run: _Executed, answer: Entry[Any] | EntropicError) -> None:
     id = run.parameters.id
     if isinstance(answer, EntropicError):
         _logger.info("run %s could not be stored: %s", id, answer)
-    elif answer.published > run.token:
+    elif answer.record is None or answer.published > run.token:
         _logger.info("run %s came too late; the result of a later owner stands", id)
     else:
-        assert answer.record is not None
         _logger.info("run %s completed in %.4f s", id, run.outcome.elapsed_seconds)
         _logger.info("published %s (run %s)", answer.record.result_file, id)
