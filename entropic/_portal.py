@@ -11,16 +11,16 @@ import contextvars
 import functools
 import os
 import queue
+import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from entropic._shield import uncancel
-from entropic.errors import WrongLoopError
+from entropic.errors import RunError, WrongLoopError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +30,10 @@ T = TypeVar("T")
 _GRACE_SECONDS: Final = 5.0
 
 _SLICE_SECONDS: Final = 0.01
+
+# A call needs some 30 frames of the calling thread; a RecursionError among those would lose the
+# word that the loop waits for. The rest is for the runner.
+_HEADROOM: Final = 100
 
 _caller: contextvars.ContextVar["_Caller | None"] = contextvars.ContextVar("caller", default=None)
 
@@ -127,15 +131,18 @@ class _Caller:
         errand: _Errand[T] = _Errand(function)
         self._errand = errand
         self._inbox.put(errand)
-        while not errand.outcome.done():
-            try:
-                await asyncio.wait({errand.outcome})
-            except asyncio.CancelledError:
-                if errand.cancel():
-                    raise
-                # It has begun, and a thread cannot be stopped: its outcome counts.
-                uncancel()
-        return errand.outcome.result()
+        try:
+            while not errand.outcome.done():
+                try:
+                    await asyncio.wait({errand.outcome})
+                except asyncio.CancelledError:
+                    if errand.cancel():
+                        raise
+                    # It has begun, and a thread cannot be stopped: its outcome counts.
+                    uncancel()
+            return errand.outcome.result()
+        finally:
+            self._errand = None
 
     def leave(self, *, is_interrupted: bool) -> None:
         """The thread goes its way: what it has not begun is cancelled, for others to take over.
@@ -166,9 +173,14 @@ async def run_in_caller(function: Callable[P, T], *args: P.args, **kwargs: P.kwa
 
 
 class _Volunteers:
-    """The threads that wait for one task, and what it wishes for: any of them."""
+    """The threads that wait for one task, and what it wishes for: any of them.
+
+    Attributes:
+        users: How many are in it; the last to leave removes it.
+    """
 
     def __init__(self) -> None:
+        self.users = 0
         self._callers: list[_Caller] = []
         self._wish: asyncio.Future[_Caller] | None = None
 
@@ -187,9 +199,20 @@ class _Volunteers:
         return self._wish
 
 
-_volunteers: Final[weakref.WeakKeyDictionary[asyncio.Task[Any], _Volunteers]] = (
-    weakref.WeakKeyDictionary()
-)
+_volunteers: Final[dict[asyncio.Task[Any], _Volunteers]] = {}
+
+
+@contextmanager
+def _volunteers_for(task: asyncio.Task[Any]) -> Iterator[_Volunteers]:
+    """What is known of a task while anybody is in it: it holds threads, and all that they hold."""
+    volunteers = _volunteers.setdefault(task, _Volunteers())
+    volunteers.users += 1
+    try:
+        yield volunteers
+    finally:
+        volunteers.users -= 1
+        if not volunteers.users:
+            del _volunteers[task]
 
 
 @contextmanager
@@ -203,12 +226,12 @@ def volunteering(task: asyncio.Task[Any]) -> Iterator[None]:
     if caller is None:
         yield
         return
-    volunteers = _volunteers.setdefault(task, _Volunteers())
-    volunteers.add(caller)
-    try:
-        yield
-    finally:
-        volunteers.remove(caller)
+    with _volunteers_for(task) as volunteers:
+        volunteers.add(caller)
+        try:
+            yield
+        finally:
+            volunteers.remove(caller)
 
 
 @asynccontextmanager
@@ -221,12 +244,13 @@ async def callers_turn() -> AsyncIterator[None]:
     _current_caller()
     task = asyncio.current_task()
     assert task is not None
-    async with _granted(_volunteers.setdefault(task, _Volunteers()).wish()) as caller:
-        before = _caller.set(caller)
-        try:
-            yield
-        finally:
-            _caller.reset(before)
+    with _volunteers_for(task) as volunteers:
+        async with _granted(volunteers.wish()) as caller:
+            before = _caller.set(caller)
+            try:
+                yield
+            finally:
+                _caller.reset(before)
 
 
 @asynccontextmanager
@@ -317,7 +341,10 @@ class Portal:
         Raises:
             WrongLoopError: The call comes from the loop's own thread, where it would wait for
                 itself.
+            RunError: It comes from so deep down the calling thread's stack that there is hardly
+                any left.
         """
+        _check_headroom()
         loop = self._running()
         if threading.current_thread() is self._thread:
             raise WrongLoopError(
@@ -381,6 +408,24 @@ class Portal:
                 )
                 self._thread.start()
             return self._loop
+
+
+def _check_headroom() -> None:
+    try:
+        _descend(_HEADROOM)
+    except RecursionError:
+        raise RunError(
+            "runs that ask for runs, or other calls, are nested too deep for Python's recursion"
+            f" limit ({sys.getrecursionlimit()}): ask for the inner runs first, so that they are"
+            " stored by the time that the outer ones want them, or raise the limit"
+            " (sys.setrecursionlimit)"
+        ) from None
+
+
+def _descend(depth: int) -> None:
+    """Take so many frames of the stack, and give them back."""
+    if depth:
+        _descend(depth - 1)
 
 
 def _run_for_good(loop: asyncio.AbstractEventLoop) -> None:

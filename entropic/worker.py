@@ -13,22 +13,27 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from entropic.artifacts import Stage, Staged
+from entropic._shield import to_the_end
+from entropic.artifacts import Stage, Staged, explained
 from entropic.artifacts import stage as stages
-from entropic.errors import RunError, RunInterruptedError
+from entropic.errors import ResultsDirError, RunError, RunInterruptedError
 
 Runner = Callable[[dict[str, Any]], Any]
 """A simulation: writes one result to ``params["result_file"]``; its return value is ignored."""
 
-Hop = Callable[..., Awaitable[Any]]
+Hop = Callable[..., Coroutine[Any, Any, Any]]
 
 # A run this long is worth an fsync of its result; for a shorter one that costs more than running
 # it again after a power failure.
 DURABLE_SECONDS: Final = 0.1
+
+# Of a traceback, those next to the error. Runs that ask for runs would format all the frames of all
+# that they are inside of, each of them anew.
+_MOST_FRAMES: Final = 50
 
 running: contextvars.ContextVar[tuple[tuple[str, str], ...]] = contextvars.ContextVar(
     "running", default=()
@@ -72,6 +77,8 @@ class Outcome:
         staged: The result; ``None`` when the run failed.
         error: What the runner raised, or what was wrong with its result.
         traceback: The error's traceback as text.
+        is_finished: Whether there is a result although there is an error: the runner ended well,
+            and then the disk failed. What it wrote is still staged.
     """
 
     started_at: float
@@ -80,6 +87,7 @@ class Outcome:
     staged: Staged | None = None
     error: Exception | None = None
     traceback: str | None = None
+    is_finished: bool = False
 
 
 def is_async(runner: Runner) -> bool:
@@ -136,11 +144,13 @@ async def run_job_async(job: Job, hop: Hop = asyncio.to_thread) -> Outcome:
     clock = _Clock()
     token = running.set((*job.chain, (job.cache, job.id)))
     try:
-        params = await hop(_prepare, job)
+        # A thread goes on whatever is cancelled. Left alone, it would make the stage anew, or seal
+        # it, once that has been discarded.
+        params = await to_the_end(hop(_prepare, job))
         clock.start()
         await job.runner(params)
         clock.stop()
-        finished: Outcome = await hop(_finish, job, clock)
+        finished: Outcome = await to_the_end(hop(_finish, job, clock))
         return finished
     except Exception as error:
         return clock.failed(error)
@@ -178,11 +188,20 @@ class _Clock:
     def stop(self) -> None:
         self.elapsed = time.perf_counter() - self._started
 
-    def failed(self, error: Exception) -> Outcome:
+    def failed(self, error: Exception, *, is_finished: bool = False) -> Outcome:
         if self.elapsed is None:
             self.stop()
-        text = "".join(traceback.format_exception(error))
-        return Outcome(self.started_at, self.seconds, _HOST, error=error, traceback=text)
+        if isinstance(error, StopIteration):
+            error = _stop_iteration(error)
+        text = "".join(traceback.format_exception(error, limit=-_MOST_FRAMES))
+        return Outcome(
+            self.started_at,
+            self.seconds,
+            _HOST,
+            error=error,
+            traceback=text,
+            is_finished=is_finished,
+        )
 
     @property
     def seconds(self) -> float:
@@ -201,18 +220,43 @@ def _prepare(job: Job) -> dict[str, Any]:
 
 
 def _finish(job: Job, clock: _Clock) -> Outcome:
+    """Check what the runner left, and seal it."""
     durable = (clock.elapsed or 0.0) >= DURABLE_SECONDS
-    staged = stages.check(job.stage, checksum=job.checksum, durable=durable)
-    sidecar = {
-        **job.sidecar,
-        "name": job.stage.name,
-        "elapsed_seconds": clock.seconds,
-        "started_at": clock.started_at,
-        "host": _HOST,
-        "staged": asdict(staged),
-    }
-    stages.seal(job.stage, sidecar, durable=durable)
+    try:
+        staged = stages.check(job.stage, checksum=job.checksum, durable=durable)
+        sidecar = {
+            **job.sidecar,
+            "name": job.stage.name,
+            "elapsed_seconds": clock.seconds,
+            "started_at": clock.started_at,
+            "host": _HOST,
+            "staged": asdict(staged),
+        }
+        stages.seal(job.stage, sidecar, durable=durable)
+    except OSError as error:
+        # Not the runner's failure, but the disk's: what the run was for may well be there.
+        return clock.failed(_unsealed(job.stage, error), is_finished=True)
     return Outcome(clock.started_at, clock.seconds, _HOST, staged=staged)
+
+
+def _unsealed(stage: Stage, error: OSError) -> ResultsDirError:
+    unsealed = ResultsDirError(
+        f"the run has finished, but its result could not be sealed: {explained(error)}"
+        f" ({error.filename or stage.folder}); what the runner wrote is left in {stage.folder}",
+        path=stage.folder,
+    )
+    unsealed.__cause__ = error
+    return unsealed
+
+
+def _stop_iteration(error: StopIteration) -> RunError:
+    """A coroutine cannot raise one, and nor can a future: to them it means something else."""
+    stopped = RunError(
+        "the runner raised StopIteration, most likely by a next() without a default on an iterator"
+        " that had come to its end"
+    )
+    stopped.__cause__ = error
+    return stopped
 
 
 def _forgotten_await(returned: Awaitable[Any]) -> RunError:
