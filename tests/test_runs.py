@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+import resource
 import sqlite3
 import threading
 import time
@@ -814,3 +815,50 @@ def test_running_a_job_needs_no_store(folder: Path) -> None:
     assert isinstance(again.error, ResultsDirError)
     assert again.traceback is not None
     assert "ResultsDirError" in again.traceback
+
+
+def test_a_result_that_cannot_be_sealed_is_kept(store_of: Callable[..., Any]) -> None:
+    """The runner has done its work: its result stays staged, and the error says where."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    is_full = True
+
+    def runner(params: dict[str, Any]) -> None:
+        write(params)
+        if is_full:  # room for a result as small as that, and for no sidecar
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+
+    store = store_of(runner, db_url="sqlite://")
+    try:
+        with pytest.raises(ResultsDirError, match="its result could not be sealed") as caught:
+            store.run_or_retrieve({"n": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (stage,) = staging()
+    kept = os.path.abspath(f"results/.entropic/staging/{stage}")
+    assert caught.value.path == kept
+    assert kept in str(caught.value)
+    assert "too large" in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+    (result,) = Path(kept).glob("*.npy")
+    assert result.read_bytes() == b"result"
+    assert published() == []
+    is_full = False
+    store.run_or_retrieve({"n": 1})
+    assert len(published()) == 1
+
+
+def test_a_runners_stop_iteration_is_an_error_that_says_so(
+    make_store: Callable[..., Any],
+) -> None:
+    """No coroutine can raise it, so it comes as the cause of an error that can be raised."""
+
+    def runner(params: dict[str, Any]) -> None:
+        next(iter(()))
+
+    for kind in ("store", "store-threads", "async-threads"):
+        store = make_store(kind, runner=runner)
+        with pytest.raises(RunError, match="the runner raised StopIteration") as caught:
+            store.run_or_retrieve({"n": 1})
+        assert isinstance(caught.value.__cause__, StopIteration)
+        assert caught.value.params == {"n": 1, "dt": 0.5, "label": None}
+        assert staging() == []
