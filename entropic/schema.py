@@ -16,10 +16,12 @@ from sqlalchemy.schema import CreateColumn
 from entropic.database import Database, Dialect, Transaction
 from entropic.errors import SchemaError
 from entropic.identity import Identity
-from entropic.models import Base, ExactDecimal, columns_table, models_table, side_tables
+from entropic.models import Base, ExactDecimal, columns_table, models_table
 
 FORMAT: Final = 1
 """The version of the side tables and of the rules for ids."""
+
+_SIDE_TABLES: Final = models_table.metadata
 
 _logger = logging.getLogger("entropic")
 
@@ -65,7 +67,7 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
     """
     table = sa.inspect(model).local_table
     assert isinstance(table, sa.Table)
-    if table.name.lower() in side_tables.tables:
+    if table.name.lower() in _SIDE_TABLES.tables:
         raise SchemaError(
             f"{table.name!r} is the name of a table of entropic's own: give {model.__name__}"
             " another __tablename__"
@@ -94,7 +96,7 @@ def _opened(seen: _Seen, model: type[Base], table: sa.Table) -> Opened:
 def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
     inspector = sa.inspect(connection)
     names = set(inspector.get_table_names())
-    has_side_tables = all(side.name in names for side in side_tables.sorted_tables)
+    has_side_tables = all(side.name in names for side in _SIDE_TABLES.sorted_tables)
     found: dict[str, Any] | None = None
     keys: list[str] = []
     has_rows = False
@@ -154,7 +156,7 @@ def _settle(
     seen = _look(connection, table)
     if _is_settled(seen, identity):
         return seen
-    side_tables.create_all(connection)
+    _SIDE_TABLES.create_all(connection)
     added: list[str] = []
     if seen.columns is None:
         table.create(connection)
@@ -162,7 +164,7 @@ def _settle(
         added = _missing_columns(seen, identity)
         for name in added:
             _add_column(connection, dialect, table, identity, name)
-    from_2x = seen.entry[2] if seen.entry is not None else seen.has_rows
+    from_2x = _is_from_2x(seen)
     if seen.entry is None:
         connection.execute(
             sa.insert(models_table).values(
@@ -204,6 +206,11 @@ def _add_column(
     _logger.info("added the column %s.%s, which the model has gained", table.name, column.name)
 
 
+def _is_from_2x(seen: _Seen) -> bool:
+    """Whether entropic 2 made the table: rows that nothing is written down of are its own."""
+    return seen.entry[2] if seen.entry is not None else seen.has_rows
+
+
 def _missing_columns(seen: _Seen, identity: Identity) -> list[str]:
     """The parameters that the table lacks.
 
@@ -218,7 +225,7 @@ def _missing_columns(seen: _Seen, identity: Identity) -> list[str]:
     for column in table.columns:
         found = columns.get(column.name)
         if found is not None:
-            _check_column(table, column, found)
+            _check_column(table, column, found, from_2x=_is_from_2x(seen))
         elif column.name not in of_parameters:
             raise SchemaError(
                 f"the table {table.name!r} has no column {column.name!r}: it was not made by"
@@ -264,10 +271,12 @@ def _check_names(seen: _Seen, identity: Identity, missing: list[str]) -> None:
             )
 
 
-def _check_column(table: sa.Table, column: sa.Column[Any], found: dict[str, Any]) -> None:
+def _check_column(
+    table: sa.Table, column: sa.Column[Any], found: dict[str, Any], *, from_2x: bool
+) -> None:
     wanted, stored = _family(column.type), _family(found["type"])
-    # A decimal that entropic 2 stored is a number, and JSON may lie in a text column.
-    fits = wanted == stored or {wanted, stored} == {"json", "text"}
+    # A decimal that entropic 2 stored is a number, and its JSON may lie in a text column.
+    fits = wanted == stored or (from_2x and {wanted, stored} == {"json", "text"})
     if not fits and not (isinstance(column.type, ExactDecimal) and stored == "number"):
         raise SchemaError(
             f"{table.name}.{column.name} is {found['type']} in the database and {column.type!r} in"

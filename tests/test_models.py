@@ -26,10 +26,11 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, column_property, declared_attr, synonym
 
 from entropic import Base, Mapped, Store, mapped_column
-from entropic.errors import ModelError, ParamsError, SettingsError
+from entropic.errors import ModelError, ParamsError, SchemaError, SettingsError
 from entropic.identity import Identity
 from entropic.models import (
     RESERVED,
+    EnumValue,
     ExactDecimal,
     NumpyArray,
     PathText,
@@ -39,7 +40,7 @@ from entropic.models import (
     load_json,
     parameters,
 )
-from tests.columns import Color, Degrees
+from tests.columns import Color, Degrees, Level, Mixed, Phase
 from tests.simulations import calls, mark_call
 
 MakeStore = Callable[..., Any]
@@ -750,3 +751,120 @@ def test_letters_beyond_ascii_keep_their_case(make_store: MakeStore) -> None:
     """Two columns to SQLite, so they may be two parameters."""
     store = store_of(make_store, define({"__annotations__": {"Ä": Mapped[int], "ä": Mapped[int]}}))
     assert store.run_or_retrieve({"Ä": 1, "ä": 2}).ä == 2
+
+
+class Opacity(enum.Enum):
+    """A value is another member's name."""
+
+    CLEAR = "DENSE"
+    DENSE = "dense"
+
+
+class Version(enum.Enum):
+    """Two values that look alike in JSON, and are two."""
+
+    NUMBER = Decimal("1.0")
+    TEXT = "1.0"
+
+
+def members(**values: Any) -> Any:
+    """An enum, of the same name each time, as if it had been edited."""
+    return enum.Enum("Mode", values)
+
+
+@pytest.mark.parametrize(
+    ("member", "stored"),
+    [
+        (Color.RED, "red"),
+        (Level.HIGH, "2"),
+        (Phase.SOLID, "solid"),
+        (Mixed.ONE, "1"),
+        (Mixed.TEXT, '"1"'),
+        (Mixed.HALF, "0.5"),
+        (Mixed.PAIR, "[1,2]"),
+        (Mixed.DAY, '"2026-01-31"'),
+        (Opacity.CLEAR, "DENSE"),
+        (Version.NUMBER, "NUMBER"),
+        (Version.TEXT, "TEXT"),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_an_enum_is_stored_by_value(member: Any, stored: Any) -> None:
+    """As a text, or as JSON where not all values are texts; and read back as its member."""
+    kind = EnumValue(type(member) if member is not None else Color)
+    bound = sa.literal(member, kind)
+    with sa.create_engine("sqlite://").connect() as connection:
+        as_it_is = sa.select(sa.func.coalesce(bound, sa.null(), type_=sa.String()))
+        assert connection.execute(as_it_is).scalar_one() == stored
+        assert connection.execute(sa.select(sa.literal(member, kind))).scalar_one() is member
+
+
+def test_a_text_that_is_a_value_and_a_name_is_the_value() -> None:
+    """Names, and aliases, are read where there is no such value."""
+    assert sqlite("SELECT 'DENSE' AS x", EnumValue(Opacity)) is Opacity.CLEAR
+    assert sqlite("SELECT 'CLEAR' AS x", EnumValue(Opacity)) is Opacity.CLEAR
+    mode = members(FAST="fast", QUICK="fast")
+    assert sqlite("SELECT 'QUICK' AS x", EnumValue(mode)) is mode.FAST
+
+
+BEFORE, RENAMED = members(FAST="fast"), members(QUICK="fast")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (BEFORE, RENAMED),
+        (BEFORE, members(FAST="fast", SLOW=0)),
+        (members(FAST="fast", SLOW=0), BEFORE),
+        (str, BEFORE),
+        (BEFORE, str),
+        (BEFORE, Literal["fast"]),
+        (Literal["fast"], BEFORE),
+    ],
+    ids=["renamed", "no text", "texts alone", "from str", "to str", "to Literal", "from Literal"],
+)
+def test_what_an_enum_calls_its_members_may_change(
+    before: Any, after: Any, make_store: MakeStore
+) -> None:
+    """Where the value is the same, so is the run: it is a hit, in a sweep, too, and deleted."""
+    first = store_of(make_store, define({"__annotations__": {"x": Mapped[before]}}))
+    record = first.run_or_retrieve({"x": "fast"})
+    store = store_of(make_store, define({"__annotations__": {"x": Mapped[after]}}))
+    assert store.run_or_retrieve({"x": "fast"}).id == record.id
+    assert [found.id for found in store.sweep([{"x": "fast"}])] == [record.id]
+    assert calls() == 1
+    assert store.delete({"x": "fast"})
+
+
+def test_rows_by_name_are_hits(make_store: MakeStore) -> None:
+    """As an explicit sa.Enum, and entropic 2, stored them."""
+    by_name = mapped_column(sa.Enum(Color))
+    annotations = {"__annotations__": {"x": Mapped[Color]}}
+    first = store_of(make_store, define({**annotations, "x": by_name}))
+    record = first.run_or_retrieve({"x": Color.RED})
+    hit = store_of(make_store, define(annotations)).run_or_retrieve({"x": "red"})
+    assert (hit.id, hit.x, calls()) == (record.id, Color.RED, 1)
+
+
+def test_an_enum_may_be_asked_for_in_a_query() -> None:
+    """By its member, its value, its name, or a pattern."""
+    table = define({"__annotations__": {"x": Mapped[Color]}})
+    engine = sa.create_engine("sqlite://")
+    table.metadata.tables[table.__tablename__].create(engine)
+    with Session(engine) as session:
+        filled = {"result_file": "r", "created_at": datetime.now(UTC), "custom_data": {}}
+        session.add_all([table(id="a", x=Color.RED, **filled), table(id="b", x="green", **filled)])
+        session.commit()
+        for asked in (table.x == Color.RED, table.x == "red", table.x == "RED", table.x.like("r%")):
+            assert session.scalars(sa.select(table.id).where(asked)).all() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("after", "stored"), [(members(SLOW="slow"), "'fast'"), (dict[str, Any], "'{1'")]
+)
+def test_a_stored_value_that_cannot_be_read_is_a_schema_error(after: Any, stored: str) -> None:
+    """It names the value."""
+    column = define({"__annotations__": {"x": Mapped[after]}}).__table__.c.x
+    with pytest.raises(SchemaError, match=stored.strip("'")):
+        sqlite(f"SELECT {stored} AS x", column.type)

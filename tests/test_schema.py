@@ -417,6 +417,17 @@ def test_a_date_is_no_datetime(before: Any, after: Any) -> None:
     refused(model(n=int, x=after), "sims.x is")
 
 
+@pytest.mark.parametrize(("before", "after"), [(str, dict[str, Any]), (dict[str, Any], str)])
+def test_a_text_is_no_json(before: Any, after: Any) -> None:
+    """Rows of the one could not be read as the other; JSON of entropic 2 may lie in a text."""
+    with opened(model(n=int, x=before)):
+        pass
+    refused(model(n=int, x=after), "sims.x is")
+    change(PATH, "UPDATE entropic_models SET from_2x = 1")
+    with opened(model(n=int, x=after)):
+        pass
+
+
 def test_a_column_may_refuse_null_from_now_on() -> None:
     """Nothing that is stored changes its meaning."""
     with opened(model(n=int, x=float | None)) as store:

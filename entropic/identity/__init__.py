@@ -239,7 +239,7 @@ class Identity:
             found[name] = value
         return found
 
-    def _name(self, key: str, value: Any) -> str:
+    def _name(self, key: object, value: Any) -> str:
         # Python normalises the names in source code, so no attribute is called µ (U+00B5).
         spellings = (key, unicodedata.normalize("NFKC", key)) if isinstance(key, str) else (key,)
         for name in spellings:

@@ -36,6 +36,7 @@ from entropic.identity.canonical import (
     text_json,
 )
 from entropic.models import (
+    EnumValue,
     ExactDecimal,
     NumpyArray,
     Parameter,
@@ -344,6 +345,7 @@ _WITHOUT_RULE: Final = (sa.Interval,)
 _RULES: Final[Sequence[tuple[type | tuple[type, ...], Callable[[Any], Rule]]]] = (
     (ExactDecimal, _decimal),
     (PathText, _path),
+    (EnumValue, _enum),
     (NumpyArray, _array),
     ((PlainJson, sa.JSON), _json),
     ((UtcDateTime, sa.DateTime), _datetime),

@@ -3,6 +3,7 @@
 Each has its reason: SQLite keeps neither zones nor decimals, JSON neither arrays nor their types.
 """
 
+import enum
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
+
+from entropic.errors import SchemaError
 
 _Processor = Callable[[Any], Any] | None
 
@@ -67,7 +70,16 @@ class PlainJson(sa.TypeDecorator[Any]):
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
         def process(text: Any) -> Any:
             # SQLite hands a number that stands alone in a JSON column back as a number.
-            return load_json(text) if isinstance(text, str) else text
+            if not isinstance(text, str):
+                return text
+            try:
+                return load_json(text)
+            except ValueError as reason:
+                shown = repr(text if len(text) <= 120 else f"{text[:117]}...")
+                raise SchemaError(
+                    f"the database holds {shown} where the model has JSON, and it is none"
+                    f" ({reason})"
+                ) from None
 
         return process
 
@@ -136,6 +148,68 @@ class PathText(sa.TypeDecorator[Path]):
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Path | None:
         return None if value is None else Path(value)
+
+
+class EnumValue(sa.TypeDecorator[enum.Enum]):
+    """A member of an enum as its value, which run ids are made of: a name may change.
+
+    The values themselves where all are texts, or else their JSON. Names are read, too: entropic 2
+    stored them.
+    """
+
+    impl = sa.String
+    cache_ok = True
+
+    def __init__(self, enum_class: type[enum.Enum]) -> None:
+        super().__init__()
+        self.enum_class = enum_class
+        are_texts = all(isinstance(member.value, str) for member in enum_class)
+        in_json = {_value_json(member.value): member for member in enum_class}
+        as_text = {str(m.value): m for m in enum_class if isinstance(m.value, str)}
+        # The last one wins. The enum may have got its first value that is no text, or lost its
+        # last one, since a row was stored.
+        forms = (as_text, in_json)
+        chosen, other = forms if are_texts else forms[::-1]
+        if len(chosen) < len(enum_class):  # two values with one text, such as Decimal("1.0")'s
+            chosen = {member.name: member for member in enum_class}
+        self._members = {**enum_class.__members__, **other, **chosen}
+        self._texts = {member.name: text for text, member in chosen.items()}
+
+    def __repr__(self) -> str:
+        return f"EnumValue({self.enum_class.__name__})"
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
+        # A text in a query of the user's own is a value, a name or a pattern.
+        member = self._members.get(value) if type(value) is str else value
+        return self._texts[member.name] if isinstance(member, enum.Enum) else value
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> enum.Enum | None:
+        if value is None:
+            return None
+        member = self._members.get(value)
+        if member is None:
+            raise SchemaError(
+                f"the database holds {value!r} for a {self.enum_class.__name__}, which has no"
+                " member with this value or name: give it one again"
+            )
+        return member
+
+
+def _value_json(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_json_part)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _json_part(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=_value_json)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 # json.loads holds the interpreter for the whole of a text; past this size (some 5 ms) a list is
