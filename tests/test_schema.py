@@ -598,3 +598,17 @@ def test_a_table_that_was_dropped_is_made_again() -> None:
         again = store.run_or_retrieve({"n": 1, "dt": 0.5})
     assert (again.id, again.result_file) == (record.id, record.result_file)
     assert ask(PATH, "SELECT token, published, state FROM entropic_runs") == [(2, 2, "done")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(Literal["fast"], "fast"), (date, "2026-01-31"), (dict[str, Any], {})],
+)
+@pytest.mark.parametrize("ask", ["run_or_retrieve", "retrieve", "delete"])
+def test_a_row_that_cannot_be_read_is_named(kind: Any, value: Any, ask: str) -> None:
+    """Its column, its id and the value, whatever raised."""
+    with opened(model(x=kind)) as store:
+        id = store.run_or_retrieve({"x": value}).id
+        change(PATH, "UPDATE sims SET x = 'slow'")
+        with pytest.raises(SchemaError, match=rf"sims.x .*'slow'.*{id}"):
+            getattr(store, ask)({"x": value})

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from entropic._shield import to_the_end, undisturbed
 from entropic.database.sqlite import SQLite
 from entropic.database.urls import async_url, masked
-from entropic.errors import StoreClosedError
+from entropic.errors import SchemaError, StoreClosedError
 
 __all__ = ["Database", "Dialect", "Statement", "Transaction"]
 
@@ -109,6 +109,7 @@ class Statement:
         returned: Any = getattr(element, "selected_columns", None)
         if returned is None:
             returned = getattr(element, "exported_columns", None) or ()
+        self._names = [str(column) for column in returned]
         self._results = [
             column.type.dialect_impl(dialect).result_processor(dialect, None) for column in returned
         ]
@@ -122,14 +123,36 @@ class Statement:
         )
 
     def rows(self, fetched: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
-        """Fetched rows, as their columns type them."""
-        return [
-            tuple(
-                value if process is None else process(value)
-                for value, process in zip(row, self._results, strict=True)
-            )
-            for row in fetched
-        ]
+        """Fetched rows, as their columns type them.
+
+        Raises:
+            SchemaError: A column's type cannot read what is stored; names column, row and value.
+        """
+        fetched = list(fetched)
+        try:
+            return [
+                tuple(
+                    value if process is None else process(value)
+                    for value, process in zip(row, self._results, strict=True)
+                )
+                for row in fetched
+            ]
+        except Exception as error:  # whatever a type of SQLAlchemy's, or of the user's own, raises
+            raise self._unreadable(fetched, error) from error
+
+    def _unreadable(self, fetched: Iterable[Sequence[Any]], error: Exception) -> SchemaError:
+        for row in fetched:
+            for name, value, process in zip(self._names, row, self._results, strict=True):
+                try:
+                    if process is not None:
+                        process(value)
+                except Exception as reason:
+                    shown = repr(value) if len(repr(value)) <= 120 else f"{repr(value)[:117]}..."
+                    return SchemaError(
+                        f"{name} holds {shown} in the row of {row[0]!r}, which the model cannot"
+                        f" read ({reason}): change the model back, or mend the row"
+                    )
+        return SchemaError(f"a row cannot be read: {error}")
 
 
 class Transaction:
