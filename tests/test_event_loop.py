@@ -7,8 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -343,18 +342,21 @@ def work_of(params: dict[str, Any]) -> None:
 Fields = AsyncStore[Field]
 
 
-@asynccontextmanager
-async def fields(**settings: Any) -> AsyncIterator[Fields]:
+def fields(**settings: Any) -> Fields:
     """A store of fields."""
-    # A full collection looks at everything that was ever imported, which takes 50 ms and more:
-    # that is the interpreter's, and not what is measured here.
+    return AsyncStore(work_of, Field, file_suffix="", **settings)
+
+
+@pytest.fixture
+def no_full_collections() -> Iterator[None]:
+    """Keep the garbage collector from looking at everything that was ever imported.
+
+    That takes 50 ms and more; it is the interpreter's, and not what is measured here.
+    """
     gc.collect()
     gc.freeze()
-    try:
-        async with AsyncStore(work_of, Field, file_suffix="", **settings) as store:
-            yield store
-    finally:
-        gc.unfreeze()
+    yield
+    gc.unfreeze()
 
 
 LARGE = [
@@ -386,6 +388,7 @@ def test_the_measure_of_the_loop_sees_what_holds_it_up() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("no_full_collections")
 @pytest.mark.parametrize("kind", [1, 2], ids=["sleeping", "computing"])
 def test_a_runner_of_a_second_does_not_hold_the_loop_up(kind: int) -> None:
     """In a worker thread; a computing one shares the interpreter with the loop."""
@@ -397,6 +400,7 @@ def test_a_runner_of_a_second_does_not_hold_the_loop_up(kind: int) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("no_full_collections")
 def test_opening_and_closing_do_not_hold_the_loop_up() -> None:
     """Folders, tables and connections are made elsewhere."""
 
@@ -407,6 +411,7 @@ def test_opening_and_closing_do_not_hold_the_loop_up() -> None:
     asyncio.run(assert_loop_stays_alive(once))
 
 
+@pytest.mark.usefixtures("no_full_collections")
 def test_a_sweep_and_its_hits_do_not_hold_the_loop_up() -> None:
     """Many small parameter sets: they are read, looked up and stored a batch at a time."""
 
@@ -423,6 +428,7 @@ def test_a_sweep_and_its_hits_do_not_hold_the_loop_up() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("no_full_collections")
 def test_file_operations_do_not_hold_the_loop_up() -> None:
     """A result that is a folder of many files: made, summed up, run again, and removed."""
 
@@ -440,6 +446,7 @@ def test_file_operations_do_not_hold_the_loop_up() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("no_full_collections")
 @pytest.mark.parametrize(("name", "count"), LARGE)
 def test_a_large_parameter_of_a_new_run_does_not_hold_the_loop_up(name: str, count: int) -> None:
     """It is checked, hashed, written to the sidecar and stored."""
