@@ -945,9 +945,8 @@ async def test_a_call_that_a_closing_overtakes_is_told_so(
     seen: set[type[BaseException]] = set()
     for _ in range(5):
         await store.run_or_retrieve({"n": 1})
-        outcomes: list[Any] = await asyncio.gather(
-            getattr(store, call)(*arguments), store.aclose(), return_exceptions=True
-        )
+        calls = [getattr(store, call)(*arguments), store.aclose()]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
         seen |= {type(o) for o in outcomes if isinstance(o, BaseException)}
     await store.aclose()
     assert seen <= {StoreClosedError}

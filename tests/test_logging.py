@@ -66,7 +66,7 @@ def test_deletions_are_told(store: Any, messages: Callable[[], list[str]]) -> No
     store.delete({"n": 1})
     assert messages() == [f"entropic INFO: deleted the row of {one.id}"]
     store.delete(hash=two.id, remove_file=True)
-    file, row = messages()
+    row, file = messages()
     assert row == f"entropic INFO: deleted the row of {two.id}"
     assert two.id in file
     assert two.result_file in file

@@ -151,10 +151,13 @@ class Pipeline(Generic[R]):
             if isinstance(answer.error, IdConflictError):
                 raise answer.error
             id = answer.parameters.id
-        forget = functools.partial(self._forget, remove_file=remove_file)
+        removed: list[str] = []
+        forget = functools.partial(self._forget, removed=removed if remove_file else None)
         entry = await self._ledger.delete(checked_id(id), forget)
         if entry is not None:
             _logger.info("deleted the row of %s", id)
+        for path in removed:
+            _logger.info("deleted the result of %s (%s)", id, path)
         return entry is not None
 
     @property
@@ -237,28 +240,30 @@ class Pipeline(Generic[R]):
         # A record of one's own: it is the caller's to change.
         return Landed(copied(landed.record), None)
 
-    async def _forget(self, entry: Entry[R], *, remove_file: bool) -> Result:
+    async def _forget(self, entry: Entry[R], *, removed: list[str] | None) -> Result:
         """Under the write lock, so that no run is published meanwhile: what stays of a run.
 
         That is the name that is its own, except where its result is removed: another database may
         publish under that name from then on.
+
+        Args:
+            entry: What is stored of it.
+            removed: Takes the path of the result, if that is to be removed and was there.
         """
         assert entry.record is not None
         name = own_name(self._folder, entry.record.id, entry)
-        if remove_file:
-            await self._threads.run(self._remove_result, entry.record.id, name, entry)
+        if removed is not None:
+            path = await self._threads.run(self._remove_result, entry.record.id, name, entry)
+            removed.extend([path] if path is not None else [])
             if entry.result.registered_path is None:
                 return Result()
         return entry.result if name is None else Result(folder=self._folder.id, name=name)
 
-    def _remove_result(self, id: str, name: str | None, entry: Entry[R]) -> None:
-        if name is not None and entry.result.registered_path is None:
-            self._folder.remove(name, id, has_companions=bool(entry.result.companions))
-            path: str | None = self._folder.spell(name)
-        else:
-            path = self._remove_elsewhere(id, entry)
-        if path is not None:
-            _logger.info("deleted the result of %s (%s)", id, path)
+    def _remove_result(self, id: str, name: str | None, entry: Entry[R]) -> str | None:
+        if name is None or entry.result.registered_path is not None:
+            return self._remove_elsewhere(id, entry)
+        self._folder.remove(name, id, has_companions=bool(entry.result.companions))
+        return self._folder.spell(name)
 
     def _remove_elsewhere(self, id: str, entry: Entry[R]) -> str | None:
         """Remove a registered result, or one of another folder; its path, if it was found."""
