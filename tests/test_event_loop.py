@@ -459,6 +459,20 @@ def test_a_large_parameter_of_a_new_run_does_not_hold_the_loop_up(name: str, cou
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("no_full_collections")
+@pytest.mark.parametrize(("name", "count"), LARGE)
+def test_a_hit_of_a_large_parameter_does_not_hold_the_loop_up(name: str, count: int) -> None:
+    """It is hashed, read and compared."""
+
+    async def main() -> None:
+        async with fields() as store:
+            sets = [with_numbers(n, name, count) for n in range(5)]
+            await store.sweep(sets)
+            await assert_loop_stays_alive(lambda k: store.run_or_retrieve(sets[k]))
+
+    asyncio.run(main())
+
+
 def test_calls_that_a_closing_store_meets_end_well_or_say_so() -> None:
     """At every moment of every kind of call: its result, or the error that names the cause."""
     chance = random.Random(3)

@@ -24,6 +24,9 @@ __all__ = ["Database", "Dialect", "Statement", "Transaction"]
 
 T = TypeVar("T")
 
+# Reading JSON of this length takes about as long as a hop to a thread.
+_LARGE_TEXT: Final = 32 * 1024
+
 _FIRST_DELAY: Final = 0.005
 _LONGEST_DELAY: Final = 0.25
 
@@ -155,6 +158,14 @@ class Statement:
         return SchemaError(f"a row cannot be read: {error}")
 
 
+async def _typed(statement: Statement, fetched: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """Rows as their columns type them; large texts are JSON, most likely, and take long to read."""
+    rows = list(fetched)
+    if any(isinstance(value, str) and len(value) > _LARGE_TEXT for row in rows for value in row):
+        return await anyio.to_thread.run_sync(statement.rows, rows)
+    return statement.rows(rows)
+
+
 class Transaction:
     """One write transaction; it holds the write lock from its first moment."""
 
@@ -165,7 +176,7 @@ class Transaction:
     async def fetch(self, statement: Statement, **values: Any) -> list[tuple[Any, ...]]:
         """Run a statement and return its typed rows."""
         rows = await self._driver.execute_fetchall(statement.sql, statement.bind(values))
-        return statement.rows(rows)
+        return await _typed(statement, rows)
 
     async def execute_many(self, statement: Statement, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each row of values."""
@@ -263,7 +274,7 @@ class Database:
             DatabaseError: The database failed.
         """
         rows = await self._retrying(lambda: self._fetch(statement, statement.bind(values)))
-        return statement.rows(rows)
+        return await _typed(statement, rows)
 
     async def read_sync(self, function: Callable[[sa.Connection], T]) -> T:
         """Run a reading function of a synchronous SQLAlchemy connection; for inspection.
