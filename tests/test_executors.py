@@ -235,7 +235,7 @@ make(runner).run_or_retrieve({"n": 1})
         assert time.monotonic() - pressed < 3
         errors = child.errors().splitlines()
         assert errors[-1] == "KeyboardInterrupt"
-        assert "    time.sleep(60)" in errors
+        assert any(line.endswith(", in runner") for line in errors)
         assert sum(line.startswith("Traceback") for line in errors) == 1
     assert os.listdir("results/.entropic/staging") == []
 
