@@ -79,7 +79,12 @@ def make_store() -> Iterator[Callable[..., Any]]:
             store.close()
 
 
-@pytest.fixture(params=[f"{kind}-{database}" for kind in KINDS for database in DATABASES])
+# Each kind on a file; one synchronous and one asynchronous kind in memory, where only the
+# connection differs.
+SUBJECTS = [*(f"{kind}-file" for kind in KINDS), "store-memory", "async-threads-memory"]
+
+
+@pytest.fixture(params=SUBJECTS)
 def store(request: pytest.FixtureRequest, make_store: Callable[..., Any]) -> Any:
     """A store of every kind on every database, as a synchronous one: the contract's subject."""
     kind, _, database = request.param.rpartition("-")
