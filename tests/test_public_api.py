@@ -118,7 +118,7 @@ def test_every_public_name_can_be_imported() -> None:
 def test_what_a_type_checker_sees_is_what_there_is() -> None:
     """The imports that are only for it name the same homes."""
     tree = ast.parse(Path(entropic.__file__).read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.asname: statement.module
         for statement in block.body
