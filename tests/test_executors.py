@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from entropic import AsyncStore, SettingsError, Store
+from entropic import AsyncStore, RunInterruptedError, SettingsError, Store
 from entropic.executors import available_cpus
 from tests import scripts
 from tests.conftest import SyncFace
@@ -74,9 +74,10 @@ def test_the_calling_thread_runs_one_at_a_time_in_order(make_store: Callable[...
     at_work = threading.Lock()
 
     def runner(params: dict[str, Any]) -> None:
-        with at_work:
-            order.append(params["n"])
-            simulate(params)
+        assert at_work.acquire(blocking=False)
+        order.append(params["n"])
+        simulate(params)
+        at_work.release()
 
     make_store(runner=runner).sweep([{"n": n} for n in range(20)])
     assert order == list(range(20))
@@ -180,8 +181,12 @@ _RUNNERS = {
 }
 
 
-@pytest.mark.parametrize("doing", _RUNNERS)
-@pytest.mark.parametrize("call", ["run_or_retrieve({'n': 1})", "sweep([{'n': 1}, {'n': 9}])"])
+_ONE, _MANY = "run_or_retrieve({'n': 1})", "sweep([{'n': 1}, {'n': 9}])"
+
+
+@pytest.mark.parametrize(
+    ("doing", "call"), [*((doing, _ONE) for doing in _RUNNERS), ("busy", _MANY), ("nested", _MANY)]
+)
 def test_ctrl_c_reaches_the_caller_and_leaves_nothing(doing: str, call: str) -> None:
     """In the middle of a runner; the next call works."""
     with scripts.script(
@@ -579,6 +584,22 @@ def test_a_runner_elsewhere_sees_the_callers_context(
     else:
         contextvars.copy_context().run(call_plain)
     assert seen == ["set by the caller"] * 2
+
+
+@pytest.mark.parametrize("kind", ["store-threads", "async-threads"])
+def test_a_runner_in_a_thread_that_raises_a_cancellation_only_fails_its_run(
+    make_store: Callable[..., Any], kind: str
+) -> None:
+    """Nobody has cancelled anything: the call is told, and neither waits nor tries for ever."""
+
+    def runner(params: dict[str, Any]) -> None:
+        mark_call(params)
+        raise asyncio.CancelledError("not by us")
+
+    store = make_store(kind, runner=runner)
+    with pytest.raises(RunInterruptedError, match="not by us"):
+        store.run_or_retrieve({"n": 1})
+    assert calls() == 1
 
 
 def test_an_async_runner_is_awaited_on_the_stores_own_loop(

@@ -1,41 +1,30 @@
-"""One background event loop for the process, and the way back to the thread that called.
+"""A thread that waits for a call, as a place to run: one function at a time.
 
-``Store`` is synchronous, the library is not: each of its calls runs as a task on this loop while
-the calling thread waits. While it waits, it carries out what the task sends back to it (the
-runner, the next items of an input), so a debugger, Ctrl-C, matplotlib and thread-bound objects
-work as if there were no loop. What a call does is left to ``async_store``.
+Whoever waits for a task also offers it its thread, so that what is wanted on a thread never waits
+for one that is itself waiting. The loop that the tasks are on is left to the portal.
 """
 
 import asyncio
 import contextvars
 import functools
-import os
 import queue
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from entropic._shield import uncancel
-from entropic.errors import RunError, WrongLoopError
+from entropic.errors import WrongLoopError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# How long an interrupted call waits for its task to put things in order before it gives up and
-# lets the interrupt through: long enough for a commit, short enough for a person.
-_GRACE_SECONDS: Final = 5.0
-
 _SLICE_SECONDS: Final = 0.01
 
-# A call needs some 30 frames of the calling thread; a RecursionError among those would lose the
-# word that the loop waits for. The rest is for the runner.
-_HEADROOM: Final = 100
-
-_caller: contextvars.ContextVar["_Caller | None"] = contextvars.ContextVar("caller", default=None)
+current: contextvars.ContextVar["Caller | None"] = contextvars.ContextVar("caller", default=None)
+"""The thread that waits for the current call."""
 
 
 class _Errand(Generic[T]):
@@ -87,7 +76,7 @@ class _Errand(Generic[T]):
             self.outcome.cancel()
 
 
-class _Caller:
+class Caller:
     """The thread that is waiting for one call, as a place to run functions: one at a time.
 
     Everything here but ``serve`` happens on the loop's thread, so nothing can arrive between
@@ -100,9 +89,9 @@ class _Caller:
         self._errand: _Errand[Any] | None = None
         self._is_taken = False
         self._has_left = False
-        self._wishes: deque[asyncio.Future[_Caller]] = deque()
+        self._wishes: deque[asyncio.Future[Caller]] = deque()
 
-    def grant(self, wish: "asyncio.Future[_Caller]", *, at_once: bool = False) -> None:
+    def grant(self, wish: "asyncio.Future[Caller]", *, at_once: bool = False) -> None:
         """Fulfil a wish for this thread now, or when it is free; ``at_once``, before all others."""
         if wish.done() or self._has_left:
             return
@@ -181,18 +170,18 @@ class _Volunteers:
 
     def __init__(self) -> None:
         self.users = 0
-        self._callers: list[_Caller] = []
-        self._wish: asyncio.Future[_Caller] | None = None
+        self._callers: list[Caller] = []
+        self._wish: asyncio.Future[Caller] | None = None
 
-    def add(self, caller: _Caller) -> None:
+    def add(self, caller: Caller) -> None:
         self._callers.append(caller)
         if self._wish is not None:
             caller.grant(self._wish)
 
-    def remove(self, caller: _Caller) -> None:
+    def remove(self, caller: Caller) -> None:
         self._callers.remove(caller)
 
-    def wish(self) -> asyncio.Future[_Caller]:
+    def wish(self) -> asyncio.Future[Caller]:
         self._wish = asyncio.get_running_loop().create_future()
         for caller in self._callers:
             caller.grant(self._wish)
@@ -222,7 +211,7 @@ def volunteering(task: asyncio.Task[Any]) -> Iterator[None]:
     So a runner that asks, on that very thread, for a run that is in line for it is no deadlock,
     and a run does not wait for a busy thread while another one that wants it is idle.
     """
-    caller = _caller.get()
+    caller = current.get()
     if caller is None:
         yield
         return
@@ -246,15 +235,15 @@ async def callers_turn() -> AsyncIterator[None]:
     assert task is not None
     with _volunteers_for(task) as volunteers:
         async with _granted(volunteers.wish()) as caller:
-            before = _caller.set(caller)
+            before = current.set(caller)
             try:
                 yield
             finally:
-                _caller.reset(before)
+                current.reset(before)
 
 
 @asynccontextmanager
-async def _granted(wish: asyncio.Future[_Caller]) -> AsyncIterator[_Caller]:
+async def _granted(wish: asyncio.Future[Caller]) -> AsyncIterator[Caller]:
     try:
         caller = await wish
     except asyncio.CancelledError:
@@ -267,8 +256,8 @@ async def _granted(wish: asyncio.Future[_Caller]) -> AsyncIterator[_Caller]:
         caller.pass_on()
 
 
-def _current_caller() -> _Caller:
-    caller = _caller.get()
+def _current_caller() -> Caller:
+    caller = current.get()
     if caller is None:
         raise WrongLoopError("there is no calling thread to run on: this is not a Store's call")
     return caller
@@ -295,7 +284,7 @@ class CallerItems(Generic[T]):
         """The next items, at most ``most``; an empty list at the end."""
         # It comes before the runs in line: they would leave the other workers without any.
         # With the thread's turn all the same: a generator may ask for the runs that it yielded.
-        wish: asyncio.Future[_Caller] = asyncio.get_running_loop().create_future()
+        wish: asyncio.Future[Caller] = asyncio.get_running_loop().create_future()
         _current_caller().grant(wish, at_once=True)
         async with _granted(wish) as caller:
             return await caller.run(functools.partial(self._take, most))
@@ -319,127 +308,3 @@ def take_slice(items: Iterator[T], most: int) -> list[T]:
         if len(taken) >= most or time.monotonic() >= deadline:
             break
     return taken
-
-
-class Portal:
-    """A background thread with an event loop; started by its first call, daemonic."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def call(
-        self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run a coroutine function on the loop and return what it returns.
-
-        The calling thread carries out what the task sends it meanwhile. When it is interrupted,
-        the task is cancelled and given a few seconds to put things in order; a second interrupt
-        ends the wait.
-
-        Raises:
-            WrongLoopError: The call comes from the loop's own thread, where it would wait for
-                itself.
-            RunError: It comes from so deep down the calling thread's stack that there is hardly
-                any left.
-        """
-        _check_headroom()
-        loop = self._running()
-        if threading.current_thread() is self._thread:
-            raise WrongLoopError(
-                "a Store was called from its own event loop (an async runner, most likely), where"
-                " it would wait for itself; use an AsyncStore there, or make the runner a plain"
-                " function"
-            )
-        caller = _Caller()
-        over = threading.Event()
-        task: asyncio.Task[T] | None = None
-
-        def start() -> None:
-            nonlocal task
-            task = loop.create_task(function(*args, **kwargs), context=context)
-            task.add_done_callback(end)
-
-        def end(_: object) -> None:
-            over.set()
-            caller.leave(is_interrupted=False)
-
-        def stop() -> None:
-            caller.leave(is_interrupted=True)
-            if task is None:  # the interrupt was faster
-                over.set()
-            else:
-                task.cancel()
-
-        context = contextvars.copy_context()
-        context.run(_caller.set, caller)
-        try:
-            loop.call_soon_threadsafe(start)
-            caller.serve(over.is_set)
-        except BaseException:
-            loop.call_soon_threadsafe(stop)
-            over.wait(_GRACE_SECONDS)
-            raise
-        assert task is not None
-        return task.result()
-
-    def spawn(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Start a coroutine function on the loop, if the loop runs; nobody waits for it."""
-        if self._loop is not None and self._thread is not None and self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(function(), self._loop)
-
-    def abandon(self) -> None:
-        """Forget the loop, in a forked child: its thread did not come along.
-
-        Forget, not close: closing it would unregister what the parent still listens to.
-        """
-        _abandoned.append(self._loop)
-        self._lock = threading.Lock()
-        self._loop = self._thread = None
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                # A daemon: an idle store must not keep a script from ending.
-                self._thread = threading.Thread(
-                    target=_run_for_good, args=[self._loop], name="entropic-loop", daemon=True
-                )
-                self._thread.start()
-            return self._loop
-
-
-def _check_headroom() -> None:
-    try:
-        _descend(_HEADROOM)
-    except RecursionError:
-        raise RunError(
-            "runs that ask for runs, or other calls, are nested too deep for Python's recursion"
-            f" limit ({sys.getrecursionlimit()}): ask for the inner runs first, so that they are"
-            " stored by the time that the outer ones want them, or raise the limit"
-            " (sys.setrecursionlimit)"
-        ) from None
-
-
-def _descend(depth: int) -> None:
-    """Take so many frames of the stack, and give them back."""
-    if depth:
-        _descend(depth - 1)
-
-
-def _run_for_good(loop: asyncio.AbstractEventLoop) -> None:
-    while True:
-        # A task that raises one of these lets it out of the loop, too; its outcome is in the task
-        # all the same, and the others must not wait for ever.
-        with suppress(KeyboardInterrupt, SystemExit):
-            loop.run_forever()
-
-
-_abandoned: Final[list[object]] = []
-
-portal: Final = Portal()
-"""The process's one portal: stores share its loop."""
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=portal.abandon)
