@@ -473,6 +473,61 @@ def test_a_hit_of_a_large_parameter_does_not_hold_the_loop_up(name: str, count: 
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("no_full_collections")
+@pytest.mark.parametrize(("name", "count"), LARGE)
+def test_a_large_parameter_of_a_re_run_does_not_hold_the_loop_up(name: str, count: int) -> None:
+    """What is stored is read again, and compared, before it is replaced."""
+
+    async def main() -> None:
+        async with fields() as store:
+            large = with_numbers(1, name, count)
+            await store.run_or_retrieve(large)
+            await assert_loop_stays_alive(lambda _: store.run(large))
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("no_full_collections")
+@pytest.mark.parametrize(("name", "count"), LARGE)
+def test_a_large_parameter_of_a_failing_run_does_not_hold_the_loop_up(
+    name: str, count: int
+) -> None:
+    """Its note does not write it all out."""
+
+    async def main() -> None:
+        async with fields() as store:
+            large = with_numbers(4000, name, count)
+
+            async def fail(_: int) -> None:
+                with pytest.raises(ZeroDivisionError) as caught:
+                    await store.run_or_retrieve(large)
+                assert len("".join(caught.value.__notes__)) < 1000
+
+            await assert_loop_stays_alive(fail)
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("no_full_collections")
+def test_many_sets_of_many_values_do_not_hold_the_loop_up() -> None:
+    """None of them is large, and together they are."""
+
+    async def main() -> None:
+        async with fields() as store:
+            values = np.random.default_rng(1).random(200).tolist()
+            sets = [{"n": n, "values": values} for n in range(500)]
+
+            async def look(_: int) -> None:
+                sweep = asyncio.create_task(store.sweep(sets))
+                await store.retrieve(sets[0])
+                sweep.cancel()
+                await asyncio.wait({sweep})
+
+            await assert_loop_stays_alive(look)
+
+    asyncio.run(main())
+
+
 def test_calls_that_a_closing_store_meets_end_well_or_say_so() -> None:
     """At every moment of every kind of call: its result, or the error that names the cause."""
     chance = random.Random(3)

@@ -24,8 +24,8 @@ __all__ = ["Database", "Dialect", "Statement", "Transaction"]
 
 T = TypeVar("T")
 
-# Reading JSON of this length takes about as long as a hop to a thread.
-_LARGE_TEXT: Final = 32 * 1024
+# Texts of some rows that take longer to read, as JSON, than a loop may be held up.
+_LARGE_TEXT: Final = 128 * 1024
 
 _FIRST_DELAY: Final = 0.005
 _LONGEST_DELAY: Final = 0.25
@@ -161,7 +161,7 @@ class Statement:
 async def _typed(statement: Statement, fetched: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
     """Rows as their columns type them; large texts are JSON, most likely, and take long to read."""
     rows = list(fetched)
-    if any(isinstance(value, str) and len(value) > _LARGE_TEXT for row in rows for value in row):
+    if sum(len(value) for row in rows for value in row if isinstance(value, str)) > _LARGE_TEXT:
         return await anyio.to_thread.run_sync(statement.rows, rows)
     return statement.rows(rows)
 

@@ -9,6 +9,7 @@ without those that equal their identity default, are the canonical form; the run
 import hashlib
 import itertools
 import re
+import reprlib
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What an id of the caller's own must match: it becomes a file's name."""
 
 _LIGHT: Final = 256
+_CHARACTERS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,25 +293,38 @@ class Identity:
         )
 
 
-def is_heavy(params: object) -> bool:
-    """Whether handling its values would hold up a loop for longer than a hop to a thread."""
-    if not isinstance(params, Mapping):
-        return False
+def is_heavy(*sets: object) -> bool:
+    """Whether handling all their values would hold up a loop for longer than a hop to a thread."""
+    # A batch of sets with little in each of them is worth some milliseconds of the loop.
+    limit = _LIGHT + 10 * len(sets)
+    weight = 0
+    for params in sets:
+        if isinstance(params, Mapping):
+            weight += _weight(params, limit - weight)
+        if weight > limit:
+            return True
+    return False
+
+
+def _weight(params: Mapping[Any, Any], limit: int) -> int:
+    """How many values are in it, a large text counting as many; not counted beyond the limit."""
     values = list(params.values())
     weight = 0
-    while values and weight <= _LIGHT:
+    while values and weight <= limit:
         value = values.pop()
         if hasattr(value, "dtype"):
             # An array without dimensions cannot be walked, and none needs to be.
             size = getattr(value, "size", None)
             weight += size if isinstance(size, int) else 1
-            continue
-        weight += 1
-        if isinstance(value, Mapping):
-            value = value.values()
-        if isinstance(value, Collection) and not isinstance(value, str | bytes):
-            values.extend(itertools.islice(value, _LIGHT))
-    return weight > _LIGHT
+        elif isinstance(value, str | bytes):
+            weight += 1 + len(value) // _CHARACTERS
+        else:
+            weight += 1
+            if isinstance(value, Mapping):
+                value = value.values()
+            if isinstance(value, Collection):
+                values.extend(itertools.islice(value, limit + 1))
+    return weight
 
 
 def checked_id(value: object) -> str:
@@ -362,7 +377,13 @@ def canonical_id(params: Mapping[str, Any]) -> str:
 def shortened(value: object, most: int = 120) -> str:
     """A value as an error message shows it; also one whose ``repr`` fails."""
     try:
-        text = repr(value)
+        # A million numbers are not even written out first.
+        text = _large.repr(value) if is_heavy({"": value}) else repr(value)
     except Exception:  # an int of 5,000 digits has no repr; nothing may hide the message itself
         text = f"<{type(value).__name__}>"
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+_large: Final = reprlib.Repr()
+_large.maxdict = 20
+_large.maxstring = _large.maxother = 200

@@ -11,9 +11,11 @@ from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
+import anyio.to_thread
+
 from entropic.database import Database, Transaction
 from entropic.errors import EntropicError, IdConflictError
-from entropic.identity import Identity, ParameterSet
+from entropic.identity import Identity, ParameterSet, is_heavy
 from entropic.ledger.statements import RESULT_COLUMNS, Statements
 from entropic.models import RESERVED, Base, detached
 
@@ -179,7 +181,7 @@ class Ledger(Generic[R]):
             ready: list[tuple[RunT, Entry[R]]] = []
             for run in runs:
                 entry = before[run.parameters.id]
-                if conflict := self.conflict(run.parameters, entry):
+                if conflict := await self._conflict(run.parameters, entry):
                     done[run.parameters.id] = conflict
                 elif is_fenced(entry, run.token):
                     done[run.parameters.id] = entry
@@ -207,7 +209,7 @@ class Ledger(Generic[R]):
 
         async def work(transaction: Transaction) -> Entry[R]:
             before = await self._entries_in(transaction, [id])
-            if conflict := self.conflict(run.parameters, before[id]):
+            if conflict := await self._conflict(run.parameters, before[id]):
                 raise conflict
             # A claim like any other, so that an older run that is still under way is fenced.
             token = (await self._claim(transaction, [id], "register"))[id].token
@@ -290,6 +292,12 @@ class Ledger(Generic[R]):
             " was overwritten: choose another id, or delete that run first",
             id=parameters.id,
         )
+
+    async def _conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
+        """The same, in a thread where the stored values are large."""
+        if is_heavy(entry.values):
+            return await anyio.to_thread.run_sync(self.conflict, parameters, entry)
+        return self.conflict(parameters, entry)
 
     async def _entries_in(
         self, transaction: Transaction, ids: Sequence[str]

@@ -74,7 +74,7 @@ class Lookup(Generic[R]):
         Raises:
             ParamsError: One of them cannot be run; names its position where there are many.
         """
-        if any(map(is_heavy, batch)):
+        if is_heavy(*batch):
             return await self._threads.run(self._resolve, batch, first)
         return self._resolve(batch, first)
 
