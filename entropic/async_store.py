@@ -7,7 +7,7 @@ import platform
 import sys
 import uuid
 import warnings
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
@@ -131,14 +131,13 @@ class AsyncStore(Generic[R]):
         """
         if self._is_inside_run():
             raise RunError("a run cannot close the store that is to keep its result")
-        opening, self._opening = self._opening, None
+        opening = self._opening
         if opening is None:
             return
-        if opening.get_loop().is_closed():
-            # Nothing of it can be awaited any more, and to collect it would be to use its loop.
-            _abandoned.append(opening)
-        else:
-            await to_the_end(_close(opening))
+        if not opening.get_loop().is_closed():
+            _check_loop(opening)
+        self._opening = None
+        await to_the_end(_close(opening))
 
     def _is_inside_run(self) -> bool:
         opening = self._opening
@@ -206,7 +205,8 @@ class AsyncStore(Generic[R]):
             ResultsDirError: The record is there, and the whole folder of its result is not.
             DatabaseError: The database failed.
         """
-        return await (await self._open()).pipeline.retrieve(params)
+        async with self._using() as opened:
+            return await opened.pipeline.retrieve(params)
 
     async def delete(
         self, params: Params | None = None, hash: str | None = None, remove_file: bool = False
@@ -229,8 +229,8 @@ class AsyncStore(Generic[R]):
         """
         if params is None and hash is None:
             raise ParamsError("delete needs params or hash: which run is to go?")
-        opened = await self._open()
-        return await opened.pipeline.delete(params, hash, remove_file=remove_file)
+        async with self._using() as opened:
+            return await opened.pipeline.delete(params, hash, remove_file=remove_file)
 
     async def register(
         self, params: Params, /, result_file: str | os.PathLike[str], **custom_data: Any
@@ -255,7 +255,8 @@ class AsyncStore(Generic[R]):
             warn_of_options(custom_data)
         checked = _custom_data(custom_data)
         path = _result_path(result_file)
-        return await (await self._open()).pipeline.register(params, path, checked)
+        async with self._using() as opened:
+            return await opened.pipeline.register(params, path, checked)
 
     async def sweep(
         self,
@@ -303,9 +304,12 @@ class AsyncStore(Generic[R]):
     ) -> list[R]:
         source = as_source(params)
         checked = _custom_data(custom_data)
-        opened = await self._open()
-        executor = opened.executor if client is None else await DaskExecutor.connect(client)
-        return await opened.pipeline.collect(source, executor, checked, force=force)
+        async with self._using() as opened:
+            executor = opened.executor if client is None else await DaskExecutor.connect(client)
+            return await opened.pipeline.collect(source, executor, checked, force=force)
+
+    def _using(self) -> "_Using[R]":
+        return _Using(self._open)
 
     async def _open(self) -> _Opened[R]:
         """What the store has open, on this loop; opened by whoever comes first."""
@@ -313,12 +317,7 @@ class AsyncStore(Generic[R]):
         if self._opening is None:
             self._opening = loop.create_task(self._make_ready(loop))
         opening = self._opening
-        if opening.get_loop() is not loop:
-            raise WrongLoopError(
-                "this AsyncStore was opened on another event loop and belongs to it; close it there"
-                " (async with, or aclose()), or make a store for each loop; if that loop is gone,"
-                " aclose() lets the store open anew"
-            )
+        _check_loop(opening)
         if not opening.done():
             await asyncio.wait({opening})
         has_failed = opening.cancelled() or opening.exception() is not None
@@ -353,15 +352,50 @@ class AsyncStore(Generic[R]):
         return {**self.__dict__, "_opening": None}
 
 
-_abandoned: Final[list[object]] = []
+class _Using(Generic[R]):
+    """An open store for the time of one call.
+
+    No generator: contextlib sets the traceback of what goes through one, and some cannot be set.
+    """
+
+    def __init__(self, open_store: Callable[[], Awaitable[_Opened[R]]]) -> None:
+        self._open_store = open_store
+
+    async def __aenter__(self) -> _Opened[R]:
+        self._opened = await self._open_store()
+        self._opened.pipeline.begin_call()
+        return self._opened
+
+    async def __aexit__(self, *_: object) -> None:
+        self._opened.pipeline.end_call()
+
+
+def _check_loop(opening: asyncio.Task[Any]) -> None:
+    """Raise ``WrongLoopError`` unless the store was opened on the loop that runs here."""
+    loop = opening.get_loop()
+    if loop is asyncio.get_running_loop():
+        return
+    what_to_do = (
+        "that loop is gone: aclose(), awaited here, lets the store open anew"
+        if loop.is_closed()
+        else "close it there (async with, or aclose()), or make a store for each loop"
+    )
+    raise WrongLoopError(
+        f"this AsyncStore was opened on another event loop and belongs to it; {what_to_do}"
+    )
 
 
 async def _close(opening: asyncio.Task[_Opened[Any]]) -> None:
-    await asyncio.wait({opening})
-    if opening.cancelled() or opening.exception() is not None:
+    # A loop that has ended has ended all that was under way on it.
+    has_loop = opening.get_loop() is asyncio.get_running_loop()
+    if has_loop:
+        await asyncio.wait({opening})
+    if not opening.done() or opening.cancelled() or opening.exception() is not None:
         return
     opened = opening.result()
-    await opened.pipeline.aclose()
+    if has_loop:
+        await opened.pipeline.stop()
+    opened.pipeline.release()
     await opened.executor.aclose()
     await opened.database.aclose()
 

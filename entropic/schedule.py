@@ -65,6 +65,11 @@ class Schedule:
         return self._order.keys()
 
     @property
+    def has_input(self) -> bool:
+        """Whether the input may have more than was read of it."""
+        return self._has_input
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing is left to do or to wait for."""
         return not (self._in_flight or self._is_pulling or self._wants_input or self._waiting)

@@ -155,7 +155,7 @@ def test_a_store_whose_loop_is_gone_can_be_closed_and_used_again() -> None:
     asyncio.run(store.run_or_retrieve({"n": 1}))
 
     async def second() -> None:
-        with pytest.raises(WrongLoopError, match="if that loop is gone"):
+        with pytest.raises(WrongLoopError, match="that loop is gone"):
             await store.retrieve({"n": 1})
         await store.aclose()
         async with store:

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -558,3 +558,94 @@ def test_calls_that_a_closing_store_meets_end_well_or_say_so() -> None:
                     raise outcome
 
     asyncio.run(use())
+
+
+def test_closing_ends_a_sweep_that_waits_for_its_input() -> None:
+    """However long that may take."""
+
+    async def sets() -> AsyncIterator[dict[str, Any]]:
+        yield {"n": 1}
+        await asyncio.sleep(DEADLINE)
+
+    async def use() -> None:
+        store = make()
+        sweep = asyncio.create_task(store.sweep(sets()))
+        await until(lambda: calls() == 1)
+        async with asyncio.timeout(5):
+            await store.aclose()
+        with pytest.raises(StoreClosedError):
+            await sweep
+        assert await store.retrieve({"n": 1}) is not None
+        await store.aclose()
+
+    asyncio.run(use())
+
+
+def test_a_failure_does_not_wait_for_the_next_item_of_an_input() -> None:
+    """An async input may have nothing more for an hour."""
+
+    async def sets() -> AsyncIterator[dict[str, Any]]:
+        yield {"n": 1}
+        await asyncio.sleep(DEADLINE)
+
+    async def runner(params: dict[str, Any]) -> None:
+        raise ZeroDivisionError
+
+    async def use() -> None:
+        async with make(runner) as store, asyncio.timeout(5):
+            with pytest.raises(ZeroDivisionError):
+                await store.sweep(sets())
+
+    asyncio.run(use())
+
+
+def test_a_store_whose_loop_has_ended_is_closed_on_another_one() -> None:
+    """Until then it says so; after that it opens again, and nothing stays open."""
+    store = make()
+    asyncio.run(store.run_or_retrieve({"n": 1}))
+    with pytest.raises(WrongLoopError, match="loop is gone: aclose"):
+        asyncio.run(store.retrieve({"n": 1}))
+
+    async def use() -> None:
+        await store.aclose()
+        files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert not any("runs.sqlite3" in path for path in files)
+        assert (await store.run_or_retrieve({"n": 1})).n == 1
+        await store.aclose()
+
+    asyncio.run(use())
+    assert calls() == 1
+
+
+def test_a_store_in_use_is_not_closed_from_another_loop() -> None:
+    """Its own loop is running, and would not know of it."""
+    store = make()
+    with asyncio.Runner() as own:
+        own.run(store.run_or_retrieve({"n": 1}))
+        with pytest.raises(WrongLoopError, match="close it there"):
+            asyncio.run(store.aclose())
+        assert own.run(store.retrieve({"n": 1})) is not None
+        own.run(store.aclose())
+
+
+def test_a_loop_that_ends_under_a_store_ends_without_a_complaint() -> None:
+    """asyncio.run cancels what is under way: the runs are given back, and nothing hangs."""
+
+    async def leave(store: AsyncStore[Point]) -> None:
+        begun = threading.Event()
+
+        async def runner(params: dict[str, Any]) -> None:
+            begun.set()
+            await asyncio.sleep(DEADLINE)
+
+        store._runner = runner
+        waiting = asyncio.create_task(store.sweep([{"n": n} for n in range(5)]))
+        await until(begun.is_set)
+        assert not waiting.done()
+
+    store = make(simulate_async)
+    begun = time.monotonic()
+    asyncio.run(leave(store))
+    assert time.monotonic() - begun < 5
+    assert os.listdir("results/.entropic/staging") == []
+    asyncio.run(store.aclose())

@@ -3,6 +3,7 @@
 One pipeline: a single request is a sweep of one. It decides nothing of its own.
 """
 
+import asyncio
 import errno
 import functools
 import logging
@@ -70,6 +71,9 @@ class Pipeline(Generic[R]):
         self._threads = Threads(_IO_THREADS, "entropic-files")
         self._lookup = Lookup(identity, ledger, folder, self._threads)
         self._is_closed = False
+        self._calls = 0
+        self._is_idle = asyncio.Event()
+        self._requests: set[Request[R]] = set()
         self._flights: Flights[Landed[R] | None] = Flights()
         self._runs = Runs(
             runner,
@@ -114,7 +118,11 @@ class Pipeline(Generic[R]):
             workers=executor.workers,
             force=force,
         )
-        return await request.collect()
+        self._requests.add(request)
+        try:
+            return await request.collect()
+        finally:
+            self._requests.discard(request)
 
     async def retrieve(self, params: Params) -> R | None:
         """The record of a parameter set; ``None`` on a miss."""
@@ -165,16 +173,39 @@ class Pipeline(Generic[R]):
         """Whether the current code is inside one of this cache's own runs."""
         return any(cache == self._nonce for cache, _ in running.get())
 
-    async def aclose(self) -> None:
-        """Stop what can be stopped, let the rest end, and give everything back."""
+    def begin_call(self) -> None:
+        """A call is under way: what it uses is not given back before it has ended.
+
+        Raises:
+            StoreClosedError: It came too late.
+        """
+        self._check_open()
+        self._calls += 1
+
+    def end_call(self) -> None:
+        """A call has ended."""
+        self._calls -= 1
+        if not self._calls:
+            self._is_idle.set()
+
+    async def stop(self) -> None:
+        """Stop what can be stopped, and let the rest end: every run, and every call."""
         self._is_closed = True
+        for request in self._requests:
+            request.close(_closed())
         await self._flights.stop()
         await self._runs.aclose()
+        while self._calls:
+            self._is_idle.clear()
+            await self._is_idle.wait()
+
+    def release(self) -> None:
+        """Give everything back."""
         self._threads.close()
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise StoreClosedError("the store was closed while the call was under way")
+            raise _closed()
 
     async def _obtain(
         self,
@@ -187,6 +218,7 @@ class Pipeline(Generic[R]):
     ) -> Landed[R]:
         """Run what was missing, or wait for the one who runs it already."""
         while True:
+            self._check_open()
             parameters = answer.parameters
             flight = self._flights.get(parameters.id)
             is_mine = flight is None
@@ -295,6 +327,10 @@ def _check_same(flight: Flight[Any], parameters: ParameterSet) -> None:
             f" {parameters.values!r}; choose another id",
             id=parameters.id,
         )
+
+
+def _closed() -> StoreClosedError:
+    return StoreClosedError("the store was closed while the call was under way")
 
 
 def _registered(path: str) -> Published:

@@ -58,6 +58,8 @@ class Request(Generic[R]):
         self._records: dict[str, R] = {}
         self._missing: dict[str, Answer[R]] = {}
         self._error: BaseException | None = None
+        self._closing: Exception | None = None
+        self._is_cut_short = False
         self._pulling: asyncio.Task[None] | None = None
         self._running: dict[str, asyncio.Task[Landed[R]]] = {}
         self._ended: asyncio.Queue[str | None] = asyncio.Queue()
@@ -85,6 +87,9 @@ class Request(Generic[R]):
                 raise self._error
             finally:
                 self._error = None  # whose traceback leads here: neither is to keep the other
+        is_missing = self._is_cut_short or len(self._records) < len(self._schedule.order)
+        if self._closing is not None and is_missing:
+            raise self._closing
         return [self._records[id] for id in self._schedule.order]
 
     def _act(self, action: Pull | Start | Leave) -> None:
@@ -96,6 +101,8 @@ class Request(Generic[R]):
                 for id in ids:
                     self._start(id)
             case Leave(ids):
+                if self._pulling is not None:
+                    self._pulling.cancel()  # nobody needs what an input yields an hour later
                 for id in ids:
                     flight = self._flights.get(self._missing[id].parameters.id)
                     if flight is None or not flight.has_started:
@@ -105,6 +112,12 @@ class Request(Generic[R]):
         task = asyncio.ensure_future(self._obtain(self._missing[id], self._stop))
         self._running[id] = task
         task.add_done_callback(lambda _: self._ended.put_nowait(id))
+
+    def close(self, error: Exception) -> None:
+        """Start nothing more and let what is at work end; the error is for what is then missing."""
+        self._closing = error
+        self._is_cut_short = self._schedule.has_input
+        self._stop()
 
     def _stop(self) -> None:
         """A runner has failed: leave what has not started, before it gets that one's place."""
@@ -153,7 +166,8 @@ class Request(Generic[R]):
         """Take notice of a task that has ended: a run's, or (``None``) that of the input."""
         if ended is None:
             assert self._pulling is not None
-            self._note_failure(None, self._pulling)
+            if not self._note_failure(None, self._pulling) and self._pulling.cancelled():
+                self._schedule.failed(None)
             return
         task = self._running.pop(ended)
         if not self._note_failure(ended, task):
