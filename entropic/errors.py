@@ -61,7 +61,7 @@ class IdConflictError(ParamsError):
         id: The id that was asked for.
     """
 
-    def __init__(self, message: str, *, id: str) -> None:
+    def __init__(self, message: str, *, id: str | None = None) -> None:
         super().__init__(message, column="id", value=id)
         self.id = id
 

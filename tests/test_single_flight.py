@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from entropic import AsyncStore, RunCycleError, Store
+from entropic import AsyncStore, ResultMissingError, RunCycleError, Store
 from entropic.identity import canonical_id
 from tests.conftest import KINDS, SyncFace
 from tests.simulations import Point, calls, simulate, simulate_async
@@ -730,3 +730,18 @@ def test_an_async_and_a_plain_store_feed_each_other(make_store: Callable[..., An
 
     asyncio.run(main())
     assert calls() == 8
+
+
+def test_an_error_of_a_nested_run_names_that_run(make_store: Callable[..., Any]) -> None:
+    """It fails the runs above it, too, and says of each that it was under way."""
+
+    def runner(params: dict[str, Any]) -> None:
+        if params["n"] == 0:
+            store.run_or_retrieve({"n": 1})
+
+    store = make_store(runner=runner)
+    with pytest.raises(ResultMissingError) as caught:
+        store.run_or_retrieve({"n": 0})
+    assert caught.value.params is not None
+    assert caught.value.params["n"] == 1
+    assert len(caught.value.__notes__) == 2

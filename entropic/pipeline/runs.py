@@ -309,7 +309,7 @@ class Runs(Generic[R]):
         """What goes on record of a failure; the error is told which run it is about."""
         id, values = run.parameters.id, run.parameters.values
         _add_note(error, f"while running {id} with {shortened(values, most=500)}")
-        if isinstance(error, RunError):
+        if isinstance(error, RunError) and error.id is None:  # not one of a run that this one needs
             error.id, error.params = id, dict(values)
         about = {
             "type": f"{type(error).__module__}.{type(error).__qualname__}",
