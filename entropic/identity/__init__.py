@@ -6,7 +6,6 @@ without those that equal their identity default, are the canonical form; the run
 16 hexadecimal characters of its SHA-256. Looking rows up and comparing them is left to others.
 """
 
-import hashlib
 import itertools
 import re
 import reprlib
@@ -22,6 +21,7 @@ from entropic.identity.canonical import (
     id_2x,
     json_pieces,
     plain,
+    sha256,
     text_json,
 )
 from entropic.identity.coercion import nearest, rule_for
@@ -144,7 +144,7 @@ class Identity:
 
     def digest(self, values: Mapping[str, Any]) -> str:
         """SHA-256, in hexadecimal, of the canonical form of coerced or stored values."""
-        return hashlib.sha256(self.canonical(values).encode()).hexdigest()
+        return sha256(self.canonical(values))
 
     def canonical(self, values: Mapping[str, Any]) -> str:
         """The canonical form of coerced or stored values."""
@@ -369,7 +369,7 @@ def canonical_id(params: Mapping[str, Any]) -> str:
         ParamsError: A value has no canonical form.
     """
     try:
-        return hashlib.sha256(canonical(plain(params)).encode()).hexdigest()[:16]
+        return sha256(canonical(plain(params)))[:16]
     except Unfit as reason:
         raise ParamsError(f"{shortened(params)} has no canonical form: {reason}") from None
 
