@@ -17,12 +17,13 @@ import anyio.to_thread
 from entropic._shield import to_the_end
 from entropic.artifacts import COMPANIONS, ResultsFolder
 from entropic.database import Database
+from entropic.database.urls import async_url, masked
 from entropic.errors import ParamsError, RunError, SettingsError, WrongLoopError
 from entropic.executors import DaskExecutor, Executor, make_executor
 from entropic.identity import Identity, checked_custom_data
 from entropic.ledger import Ledger
 from entropic.models import Base
-from entropic.pipeline import Pipeline, as_source
+from entropic.pipeline import Params, Pipeline, as_source
 from entropic.schema import open_schema
 from entropic.worker import Runner
 
@@ -30,12 +31,9 @@ __all__ = ["AsyncStore", "Params", "R", "Runner", "warn_of_options"]
 
 R = TypeVar("R", bound=Base)
 
-Params = Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class _Opened(Generic[R]):
-    loop: asyncio.AbstractEventLoop
     database: Database
     executor: Executor
     pipeline: Pipeline[R]
@@ -95,8 +93,7 @@ class AsyncStore(Generic[R]):
         self._runner = runner
         self._model = result_cls
         self._folder = _results_folder(results_dir, file_suffix)
-        # Settles the URL, too; a database of its own is made at each opening.
-        self._db_url = Database(db_url, lock_timeout=lock_timeout).url
+        self._db_url = async_url(db_url)
         self._executor = executor
         self._max_workers = max_workers
         self._checksum = checksum
@@ -104,10 +101,9 @@ class AsyncStore(Generic[R]):
         self._opening: asyncio.Task[_Opened[R]] | None = None
 
     def __repr__(self) -> str:
-        database = Database(self._db_url, lock_timeout=self._lock_timeout)
         return (
             f"{type(self).__name__}({self._model.__name__}, results_dir={self._folder.spelled!r},"
-            f" {database!r})"
+            f" Database({masked(self._db_url)!r}))"
         )
 
     async def __aenter__(self) -> Self:
@@ -313,9 +309,8 @@ class AsyncStore(Generic[R]):
 
     async def _open(self) -> _Opened[R]:
         """What the store has open, on this loop; opened by whoever comes first."""
-        loop = asyncio.get_running_loop()
         if self._opening is None:
-            self._opening = loop.create_task(self._make_ready(loop))
+            self._opening = asyncio.create_task(self._make_ready())
         opening = self._opening
         _check_loop(opening)
         if not opening.done():
@@ -325,7 +320,7 @@ class AsyncStore(Generic[R]):
             self._opening = None  # the next call tries again
         return opening.result()
 
-    async def _make_ready(self, loop: asyncio.AbstractEventLoop) -> _Opened[R]:
+    async def _make_ready(self) -> _Opened[R]:
         # Not the loop's default pool: threads of that one may be waiting for this very store.
         await anyio.to_thread.run_sync(self._folder.open)
         database = Database(self._db_url, lock_timeout=self._lock_timeout)
@@ -346,7 +341,7 @@ class AsyncStore(Generic[R]):
             checksum=self._checksum,
         )
         executor = make_executor(self._executor, self._runner, self._max_workers)
-        return _Opened(loop, database, executor, pipeline)
+        return _Opened(database, executor, pipeline)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opening": None}

@@ -132,3 +132,6 @@ class WrongLoopError(EntropicError, RuntimeError):
 
 class StoreClosedError(EntropicError, RuntimeError):
     """The store was closed while the call was under way."""
+
+    def __init__(self, message: str = "the store was closed while the call was under way") -> None:
+        super().__init__(message)

@@ -20,7 +20,7 @@ from entropic import worker
 from entropic._portal import callers_turn, run_in_caller
 from entropic._shield import to_the_end, undisturbed
 from entropic._slots import Slots
-from entropic.errors import RunError, RunInterruptedError, SettingsError, StoreClosedError
+from entropic.errors import RunError, SettingsError, StoreClosedError
 from entropic.worker import Job, Outcome, Runner
 
 P = ParamSpec("P")
@@ -82,7 +82,7 @@ class Threads:
             StoreClosedError: The threads have been closed.
         """
         if self._is_closed:
-            raise StoreClosedError("the store was closed while the call was under way")
+            raise StoreClosedError
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
@@ -132,21 +132,11 @@ class ThreadExecutor:
 
     async def run(self, job: Job) -> Outcome:
         """Run it in a thread, which cannot be stopped: a cancelled run ends and counts."""
-        return await undisturbed(self._threads.run(_contained, job))
+        return await undisturbed(self._threads.run(worker.run_job, job))
 
     async def aclose(self) -> None:
         """End the threads."""
         self._threads.close()
-
-
-def _contained(job: Job) -> Outcome:
-    """In a worker thread: nobody can interrupt it, so what looks like it only fails the run."""
-    try:
-        return worker.run_job(job)
-    except Exception:
-        raise
-    except BaseException as error:
-        raise RunInterruptedError(f"the runner raised {error!r}") from error
 
 
 class LoopExecutor:

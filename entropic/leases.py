@@ -76,11 +76,7 @@ class Flight(Generic[T]):
                 if not self._waiters and not self.task.done():
                     self.task.cancel()
                     if not self.cannot_stop:
-                        await to_the_end(_ended(self.task))
-
-
-async def _ended(task: asyncio.Task[Any]) -> None:
-    await asyncio.wait({task})
+                        await to_the_end(asyncio.wait({self.task}))
 
 
 class Flights(Generic[T]):

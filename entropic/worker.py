@@ -101,9 +101,9 @@ def run_job(job: Job, *, contain: bool = True) -> Outcome:
 
     Args:
         job: The job.
-        contain: Whether ``sys.exit``, or an interrupt that nobody sent, in the runner only fails
-            the run. On the caller's own thread they go through, as if the caller had called the
-            runner.
+        contain: Whether ``sys.exit``, or what looks like an interrupt that nobody sent, only
+            fails the run. On the caller's own thread it goes through, as if the caller had called
+            the runner.
 
     Returns:
         The outcome; a runner's exception is in it, not raised. Interrupts are raised.
@@ -120,7 +120,7 @@ def run_job(job: Job, *, contain: bool = True) -> Outcome:
         return _finish(job, clock)
     except Exception as error:
         return clock.failed(error)
-    except (SystemExit, KeyboardInterrupt) as error:
+    except BaseException as error:
         if not contain or _is_ctrl_c(error):
             raise
         return clock.failed(_exited(error))
@@ -277,7 +277,7 @@ def _is_ctrl_c(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) and on_main
 
 
-def _exited(error: SystemExit | KeyboardInterrupt) -> RunInterruptedError:
+def _exited(error: BaseException) -> RunInterruptedError:
     did = (
         f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
     )

@@ -13,14 +13,12 @@ from entropic.errors import ResultsDirError
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A result on disk: whether it is there, and how large.
+    """A result that is on disk.
 
     Attributes:
-        path: Where it was found.
         size: Its bytes; ``None`` for a folder, whose size is not looked up at each hit.
     """
 
-    path: str
     size: int | None
 
 
@@ -30,10 +28,10 @@ def find(path: str) -> Found | None:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             with os.scandir(path) as entries:
-                return Found(path, None) if any(entries) else None
+                return Found(None) if any(entries) else None
     except OSError:
         return None
-    return Found(path, status.st_size) if status.st_size else None
+    return Found(status.st_size) if status.st_size else None
 
 
 def locate_registered(id: str, stored: str, registered: str, size: int | None) -> str | None:

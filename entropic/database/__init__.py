@@ -47,11 +47,6 @@ class Dialect(Protocol):
         ...
 
     @property
-    def now(self) -> sa.ColumnElement[Any]:
-        """Seconds since 1970 by the database's clock."""
-        ...
-
-    @property
     def begin_alone(self) -> str:
         """The same, for a transaction whose commit waits for nobody."""
         ...
@@ -350,7 +345,7 @@ class Database:
 
     def _check_open(self) -> None:
         if not self._connections:
-            raise StoreClosedError("the store was closed while the call was under way")
+            raise StoreClosedError
 
     async def _driver(self, connection: AsyncConnection) -> Any:
         return (await connection.get_raw_connection()).driver_connection

@@ -1,4 +1,4 @@
-"""SQLite through aiosqlite: pragmas, clock, lists of keys, and what its errors mean."""
+"""SQLite through aiosqlite: pragmas, lists of keys, and what its errors mean."""
 
 import json
 import math
@@ -48,11 +48,6 @@ class SQLite:
     def __init__(self, url: sa.URL) -> None:
         self.url = url
         self.shares_connection = _is_in_memory(url)
-
-    @property
-    def now(self) -> sa.ColumnElement[Any]:
-        """Seconds since 1970; by the Julian day, as ``unixepoch`` is not in older releases."""
-        return sa.cast((sa.func.julianday("now") - 2440587.5) * 86400.0, sa.Double())
 
     def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""

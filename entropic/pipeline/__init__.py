@@ -27,13 +27,13 @@ from entropic.models import Base, copied
 from entropic.pipeline.lookup import Answer, Lookup, locate
 from entropic.pipeline.request import Request
 from entropic.pipeline.runs import Landed, Runs, own_name
-from entropic.pipeline.sources import Params, Source, as_source, check_iterable
+from entropic.pipeline.sources import Params, Source, as_source
 from entropic.worker import Runner, running
 
 # Hops to files are short, and most of them wait for a disk.
 _IO_THREADS: Final = 4
 
-__all__ = ["Pipeline", "Source", "as_source", "check_iterable"]
+__all__ = ["Params", "Pipeline", "as_source"]
 
 R = TypeVar("R", bound=Base)
 
@@ -192,7 +192,7 @@ class Pipeline(Generic[R]):
         """Stop what can be stopped, and let the rest end: every run, and every call."""
         self._is_closed = True
         for request in self._requests:
-            request.close(_closed())
+            request.close(StoreClosedError())
         await self._flights.stop()
         await self._runs.aclose()
         while self._calls:
@@ -205,7 +205,7 @@ class Pipeline(Generic[R]):
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise _closed()
+            raise StoreClosedError
 
     async def _obtain(
         self,
@@ -327,10 +327,6 @@ def _check_same(flight: Flight[Any], parameters: ParameterSet) -> None:
             f" {parameters.values!r}; choose another id",
             id=parameters.id,
         )
-
-
-def _closed() -> StoreClosedError:
-    return StoreClosedError("the store was closed while the call was under way")
 
 
 def _registered(path: str) -> Published:

@@ -194,8 +194,4 @@ class Request(Generic[R]):
         for task in tasks:
             task.cancel()
         if not all(task.done() for task in tasks):
-            await to_the_end(_all_done(tasks))
-
-
-async def _all_done(tasks: set[asyncio.Task[Any]]) -> None:
-    await asyncio.wait(tasks)
+            await to_the_end(asyncio.wait(tasks))

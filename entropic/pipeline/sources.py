@@ -48,14 +48,14 @@ def as_source(params: Iterable[Params] | AsyncIterable[Params] | Source) -> Sour
     """
     if isinstance(params, CallerItems):
         return params
-    check_iterable(params)
+    _check_iterable(params)
     if isinstance(params, AsyncIterable):
         return _AsyncItems(aiter(params))
     assert isinstance(params, Iterable)
     return _Items(iter(params))
 
 
-def check_iterable(params: object) -> None:
+def _check_iterable(params: object) -> None:
     """Raise ``ParamsError`` unless it can be an iterable of parameter sets."""
     if isinstance(params, Mapping):
         raise ParamsError(
