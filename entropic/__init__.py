@@ -16,17 +16,22 @@ if TYPE_CHECKING:
     from entropic.errors import DatabaseBusyError as DatabaseBusyError
     from entropic.errors import DatabaseError as DatabaseError
     from entropic.errors import EntropicError as EntropicError
+    from entropic.errors import Failure as Failure
     from entropic.errors import IdConflictError as IdConflictError
     from entropic.errors import ModelError as ModelError
     from entropic.errors import ParamsError as ParamsError
+    from entropic.errors import RemoteRunError as RemoteRunError
     from entropic.errors import ResultMissingError as ResultMissingError
     from entropic.errors import ResultsDirError as ResultsDirError
     from entropic.errors import RunCycleError as RunCycleError
     from entropic.errors import RunError as RunError
     from entropic.errors import RunInterruptedError as RunInterruptedError
+    from entropic.errors import RunTimeoutError as RunTimeoutError
     from entropic.errors import SchemaError as SchemaError
     from entropic.errors import SettingsError as SettingsError
     from entropic.errors import StoreClosedError as StoreClosedError
+    from entropic.errors import SweepError as SweepError
+    from entropic.errors import WorkerDiedError as WorkerDiedError
     from entropic.errors import WrongLoopError as WrongLoopError
     from entropic.grid import expand_grid as expand_grid
     from entropic.models import Base as Base
@@ -48,17 +53,22 @@ _HOMES = {
             "DatabaseBusyError",
             "DatabaseError",
             "EntropicError",
+            "Failure",
             "IdConflictError",
             "ModelError",
             "ParamsError",
+            "RemoteRunError",
             "ResultMissingError",
             "ResultsDirError",
             "RunCycleError",
             "RunError",
             "RunInterruptedError",
+            "RunTimeoutError",
             "SchemaError",
             "SettingsError",
             "StoreClosedError",
+            "SweepError",
+            "WorkerDiedError",
             "WrongLoopError",
         ),
         "entropic.errors",

@@ -8,7 +8,11 @@
     ├── RunError                          a run did not produce a result
     │   ├── ResultMissingError            the runner left no usable result
     │   ├── RunCycleError                 a run asked, directly or not, for itself
-    │   └── RunInterruptedError           a run was stopped before it ended
+    │   ├── RunInterruptedError           a run was stopped before it ended
+    │   ├── RunTimeoutError (TimeoutError)  it took longer than ``timeout`` and was stopped
+    │   ├── WorkerDiedError               the process that ran it died
+    │   └── RemoteRunError                a failure on record, or of another process, as text
+    ├── SweepError (ExceptionGroup)       some runs of a sweep failed, and all others are kept
     ├── ResultsDirError (OSError)         the results folder cannot be used
     ├── DatabaseError                     the database refused or failed
     │   ├── DatabaseBusyError             it stayed locked past the deadline
@@ -21,8 +25,9 @@ errors survive pickling: each takes its message as the one positional argument a
 everything else in its ``__dict__``, which is what the default protocol restores.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 
 class EntropicError(Exception):
@@ -100,6 +105,93 @@ class RunCycleError(RunError):
 
 class RunInterruptedError(RunError):
     """A run was stopped (interrupted, cancelled, ``sys.exit``) before it ended."""
+
+
+class RunTimeoutError(RunError, TimeoutError):
+    """A run took longer than ``timeout`` seconds, and was stopped."""
+
+
+class WorkerDiedError(RunError):
+    """The worker process that a run was in died: killed, out of memory, or a crash in C code."""
+
+
+class RemoteRunError(RunError):
+    """A failure that is known by its record alone; nothing is unpickled.
+
+    Attributes:
+        type_name: The exception's type, with its module.
+        traceback: Its traceback as text.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        type_name: str | None = None,
+        traceback: str | None = None,
+        id: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, id=id, params=params)
+        self.type_name = type_name
+        self.traceback = traceback
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A run that failed.
+
+    Attributes:
+        params: What the runner was given, without ``id`` and ``result_file``.
+        id: The run id.
+        exception: What was raised; a ``RemoteRunError`` where only its record is known.
+        traceback: Its traceback as text.
+        attempts: How many times it was run in vain: by this sweep, or, on record, since the last
+            time that it succeeded.
+    """
+
+    params: Mapping[str, Any]
+    id: str
+    exception: Exception
+    traceback: str
+    attempts: int
+
+
+class SweepError(EntropicError, ExceptionGroup[Exception]):
+    """Some runs of a sweep failed; all others have ended and are kept.
+
+    It is an ``ExceptionGroup`` of what the runners raised: ``except*`` takes it apart.
+
+    Attributes:
+        records: The records of the sets that are stored, in first-seen order.
+        failures: What failed, in the order of its ending.
+    """
+
+    records: Sequence[Any]
+    failures: Sequence[Failure]
+
+    def __new__(
+        cls, message: str, exceptions: Sequence[Exception], *_: object, **__: object
+    ) -> Self:
+        """As a group is made; it would not take what the constructor below takes."""
+        return super().__new__(cls, message, exceptions)
+
+    def __init__(
+        self,
+        message: str,
+        exceptions: Sequence[Exception],
+        *,
+        records: Sequence[Any] = (),
+        failures: Sequence[Failure] = (),
+    ) -> None:
+        ExceptionGroup.__init__(self, message, exceptions)
+        self.records = records
+        self.failures = failures
+
+    def derive(self, excs: Sequence[Exception], /) -> "SweepError":  # type: ignore[override]
+        """A group of some of the exceptions, as ``split`` and ``except*`` make it."""
+        kept = [failure for failure in self.failures if failure.exception in excs]
+        return SweepError(self.message, excs, records=self.records, failures=kept)
 
 
 class ResultsDirError(EntropicError, OSError):

@@ -53,6 +53,7 @@ class Job:
         stage: Where to write.
         sidecar: What the sidecar holds beside the outcome: plain JSON.
         checksum: Whether to compute the result's digest.
+        timeout: Seconds after which the executor stops the runner; ``None`` for never.
         chain: The runs that asked for this one, outermost first.
     """
 
@@ -63,6 +64,7 @@ class Job:
     stage: Stage
     sidecar: dict[str, Any]
     checksum: bool
+    timeout: float | None = None
     chain: tuple[tuple[str, str], ...] = ()
 
 

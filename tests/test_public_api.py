@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 
 import entropic
-from entropic import AsyncStore, Base, EntropicError, Mapped, SettingsError, Store, errors
+from entropic import (
+    AsyncStore,
+    Base,
+    EntropicError,
+    Failure,
+    Mapped,
+    SettingsError,
+    Store,
+    SweepError,
+    errors,
+)
 from tests.scripts import ROOT
 from tests.simulations import Point, simulate, simulate_async
 
@@ -224,10 +234,12 @@ _ATTRIBUTES: dict[str, Any] = {
     "params": {"n": 3},
     "chain": ("one", "two", "one"),
     "path": "./results",
+    "type_name": "builtins.OSError",
+    "traceback": "Traceback (most recent call last): ...",
 }
 
 
-@pytest.mark.parametrize("cls", list(error_classes()))
+@pytest.mark.parametrize("cls", [cls for cls in error_classes() if cls is not SweepError])
 @pytest.mark.parametrize(
     "reproduce",
     [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy],
@@ -248,6 +260,32 @@ def test_errors_survive_pickling_with_all_that_they_carry(
     for name in taken:
         assert getattr(twin, name) == _ATTRIBUTES[name]
     assert twin.__notes__ == ["while running it"]
+
+
+def test_a_sweeps_error_survives_pickling_and_being_taken_apart() -> None:
+    """With the records, and those failures that a part is about."""
+    failures = [
+        Failure({"n": n}, f"id{n}", error, "Traceback ...", attempts=n)
+        for n, error in enumerate((ValueError("one"), OSError("two")))
+    ]
+    error = SweepError(
+        "2 of 3 runs failed",
+        [failure.exception for failure in failures],
+        records=["record"],
+        failures=failures,
+    )
+    twin = pickle.loads(pickle.dumps(error))
+    assert str(twin) == str(error)
+    assert [(f.params, f.id, str(f.exception), f.attempts) for f in twin.failures] == [
+        ({"n": 0}, "id0", "one", 0),
+        ({"n": 1}, "id1", "two", 1),
+    ]
+    assert twin.records == ["record"]
+    part, rest = error.split(OSError)
+    assert isinstance(part, SweepError)
+    assert part.failures == failures[1:]
+    assert isinstance(rest, SweepError)
+    assert rest.failures == failures[:1]
 
 
 class NotBase:

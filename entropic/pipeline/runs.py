@@ -191,9 +191,12 @@ class Runs(Generic[R]):
     async def _execute(self, flight: Flight[Any], run: _Run, executor: Executor) -> Outcome:
         job = await self._off_loop(run, self._job)
         async with executor.slot(len(job.chain)):
-            flight.has_started = True
-            flight.cannot_stop = not executor.can_stop
-            outcome = await executor.run(job)
+
+            def began() -> None:
+                flight.has_started = True
+                flight.cannot_stop = not executor.can_stop
+
+            outcome = await executor.run(job, began)
             flight.cannot_stop = False
             if outcome.error is not None:
                 for tell in flight.on_failure:
