@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from entropic.errors import WrongLoopError as WrongLoopError
     from entropic.grid import expand_grid as expand_grid
     from entropic.models import Base as Base
+    from entropic.progress import Progress as Progress
     from entropic.store import Store as Store
 
 __version__ = "3.0.0.dev0"
@@ -45,6 +46,7 @@ _HOMES = {
     "AsyncStore": "entropic.async_store",
     "Base": "entropic.models",
     "Mapped": "sqlalchemy.orm",
+    "Progress": "entropic.progress",
     "Store": "entropic.store",
     "expand_grid": "entropic.grid",
     "mapped_column": "sqlalchemy.orm",

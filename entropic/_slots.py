@@ -27,6 +27,7 @@ class Slots:
     def __init__(self, count: int) -> None:
         # Guards every slot's state, too: whoever lends one may be on another loop.
         self.lock: Final = threading.Lock()
+        self._count = count
         self._free = count
         self._numbers = itertools.count()
         self._tickets: list[tuple[int, int, int, _Ticket]] = []
@@ -49,9 +50,17 @@ class Slots:
         finally:
             slot.leave()
 
+    def resize(self, count: int) -> None:
+        """Have more slots, or fewer: those that are then too many go as they are given back."""
+        with self.lock:
+            self._free += count - self._count
+            self._count = count
+            while self._free > 0 and self._call_next():
+                self._free -= 1
+
     def take(self, slot: "_Slot") -> "_Ticket | None":
         """Under the lock: a ticket to wait with, or ``None`` when there is a free slot."""
-        if self._free:
+        if self._free > 0:
             self._free -= 1
             return None
         ticket = _Ticket(slot)
@@ -62,12 +71,17 @@ class Slots:
 
     def give_back(self) -> None:
         """Under the lock: the slot goes to the next in line."""
+        if self._free < 0 or not self._call_next():
+            self._free += 1
+
+    def _call_next(self) -> bool:
+        """Give a slot to the next in line; ``False`` when there is none."""
         while self._tickets:
             *_, ticket = heapq.heappop(self._tickets)
             if ticket.is_wanted and ticket.call():
                 ticket.slot.is_held = True
-                return
-        self._free += 1
+                return True
+        return False
 
 
 class _Ticket:

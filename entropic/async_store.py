@@ -2,40 +2,72 @@
 
 import asyncio
 import inspect
+import math
 import os
 import platform
 import sys
 import uuid
 import warnings
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+)
+from contextlib import aclosing
 from dataclasses import dataclass
+from operator import length_hint
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 import anyio.to_thread
 
 from entropic._shield import to_the_end
-from entropic.artifacts import COMPANIONS, ResultsFolder
 from entropic.database import Database
 from entropic.database.urls import async_url, masked
-from entropic.errors import ParamsError, RunError, SettingsError, WrongLoopError
-from entropic.executors import DaskExecutor, Executor, make_executor
-from entropic.identity import Identity, checked_custom_data
+from entropic.errors import Failure, ParamsError, RunError, SettingsError, WrongLoopError
+from entropic.executors import Executors, is_dask
+from entropic.identity import Identity
 from entropic.ledger import Ledger
 from entropic.models import Base
-from entropic.pipeline import Params, Pipeline, as_source
+from entropic.pipeline import Params, Pipeline, RunOptions, Source, as_source
+from entropic.progress import Meter, ProgressOption, make_meter
+from entropic.schedule import OnError
 from entropic.schema import open_schema
+from entropic.settings import (
+    RunSettings,
+    check_lock_timeout,
+    check_on_error,
+    check_own_executor,
+    check_runner,
+    check_suffix,
+    plain_custom_data,
+    result_path,
+    results_folder,
+)
 from entropic.worker import Runner
 
-__all__ = ["AsyncStore", "Params", "R", "Runner", "warn_of_options"]
+__all__ = [
+    "AsyncStore",
+    "OnError",
+    "Params",
+    "ProgressOption",
+    "R",
+    "Runner",
+    "warn_of_options",
+]
 
 R = TypeVar("R", bound=Base)
+
+_AS_THE_STORE: Final = RunSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened(Generic[R]):
     database: Database
-    executor: Executor
+    executors: Executors
     pipeline: Pipeline[R]
 
 
@@ -54,9 +86,15 @@ class AsyncStore(Generic[R]):
         file_suffix: What the results' names end with.
         db_url: The database: ``sqlite:///<path>``; ``sqlite://`` is one in memory, for this
             store alone.
-        executor: Where the runner runs: ``"thread"``, a pool of threads. An ``async def`` is
-            awaited on the event loop.
-        max_workers: How many runners run at once; by default as many as there are CPUs.
+        executor: Where the runner runs: ``"thread"``, a pool of threads; ``"process"``, worker
+            processes; a ``concurrent.futures.Executor``; a Dask client, whose workers must share
+            ``results_dir``. Under ``"thread"``, an ``async def`` is awaited on the event loop.
+        max_workers: How many runners run at once; by default as many as there are CPUs, or as the
+            executor has workers.
+        retries: How many times more a run that fails is tried, after a while that doubles each
+            time.
+        timeout: Seconds after which a run is stopped and has failed, with ``RunTimeoutError``;
+            refused where a runner cannot be stopped: in threads.
         checksum: Whether to keep the SHA-256 of each result.
         lock_timeout: Seconds to keep trying while another program has the database locked.
 
@@ -65,7 +103,7 @@ class AsyncStore(Generic[R]):
         ModelError: The model cannot hold runs.
     """
 
-    _EXECUTORS: ClassVar[tuple[str, ...]] = ("thread",)
+    _EXECUTORS: ClassVar[tuple[str, ...]] = ("thread", "process")
     # Whether to warn of custom data that may be options: a Store does it on the calling thread.
     _WARNS: ClassVar[bool] = True
 
@@ -77,25 +115,24 @@ class AsyncStore(Generic[R]):
         file_suffix: str = ".h5",
         db_url: str = "sqlite:///db.sqlite3",
         *,
-        executor: str = "thread",
+        executor: Any = "thread",
         max_workers: int | None = None,
+        retries: int = 0,
+        timeout: float | None = None,
         checksum: bool = True,
         lock_timeout: float = 60.0,
     ) -> None:
-        _check_runner(runner)
+        check_runner(runner)
         Identity(result_cls)  # raises, if the model cannot hold runs
-        _check_suffix(file_suffix)
-        if executor not in self._EXECUTORS:
-            choices = " or ".join(map(repr, self._EXECUTORS))
-            raise SettingsError(f"executor must be {choices}, not {executor!r}")
-        _check_workers(max_workers)
-        _check_timeout(lock_timeout)
+        check_suffix(file_suffix)
+        check_lock_timeout(lock_timeout)
+        settings = RunSettings(executor, max_workers, retries, timeout)
+        check_own_executor(settings, runner, self._EXECUTORS)
         self._runner = runner
         self._model = result_cls
-        self._folder = _results_folder(results_dir, file_suffix)
+        self._folder = results_folder(results_dir, file_suffix)
         self._db_url = async_url(db_url)
-        self._executor = executor
-        self._max_workers = max_workers
+        self._settings = settings
         self._checksum = checksum
         self._lock_timeout = lock_timeout
         self._opening: asyncio.Task[_Opened[R]] | None = None
@@ -249,8 +286,8 @@ class AsyncStore(Generic[R]):
         """
         if self._WARNS:
             warn_of_options(custom_data)
-        checked = _custom_data(custom_data)
-        path = _result_path(result_file)
+        checked = plain_custom_data(custom_data)
+        path = result_path(result_file)
         async with self._using() as opened:
             return await opened.pipeline.register(params, path, checked)
 
@@ -260,49 +297,166 @@ class AsyncStore(Generic[R]):
         client: Any = None,
         *,
         custom_data: Mapping[str, Any] | None = None,
+        executor: Any = None,
+        max_workers: int | None = None,
+        on_error: OnError = "raise",
+        retries: int | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
     ) -> list[R]:
         """Return the records of many parameter sets; run those that are not stored.
 
-        After a failure nothing more is started; what is at work ends and is kept, and then the
-        failure is raised.
-
         Args:
             params: The parameter sets: any iterable, also an async one, read once.
-            client: A Dask client to run on; its workers must share ``results_dir``.
+            client: A Dask client to run on: the same as ``executor=client``.
             custom_data: Kept in the ``custom_data`` of the rows that this sweep runs.
+            executor: Where to run, instead of where the store does.
+            max_workers: How many runners run at once, instead of as many as the store has.
+            on_error: What a run that fails means for the others. ``"raise"``: nothing more is
+                started, what is at work ends and is kept, and then the failure is raised.
+                ``"finish"``: all others run, and then a ``SweepError`` is raised. ``"skip"``: the
+                same, but the records are returned, and a warning is logged.
+            retries: How many times more a run that fails is tried, instead of the store's.
+            timeout: Seconds after which a run is stopped, instead of the store's; ``math.inf``
+                for never.
+            progress: ``True`` shows a bar on a terminal or in a notebook, ``"always"`` in any
+                case; a function gets a ``Progress`` each time that something has happened.
 
         Returns:
             One record, detached, for each distinct set, in first-seen order.
 
         Raises:
+            SettingsError: An option cannot work; nothing was run.
             ParamsError: A set that the model cannot take, with its position in the input; it
                 was not run.
             ResultMissingError: A runner left no result.
+            RunTimeoutError: A runner took longer than ``timeout``.
+            WorkerDiedError: The worker process of a run died.
             RunCycleError: A run needs, directly or not, its own result.
+            SweepError: Runs have failed, and ``on_error`` is ``"finish"``.
             ResultsDirError: The results folder is not there, or cannot be used.
             DatabaseError: The database failed.
             Exception: What the first runner that failed raised, or the iterable itself.
         """
-        return await self._collect(params, custom_data or {}, client=client)
+        call = self._call(
+            params,
+            custom_data,
+            RunSettings(_one_of(client, executor), max_workers, retries, timeout),
+            on_error,
+            progress,
+        )
+        return await self._collect(call)
+
+    def as_completed(
+        self,
+        params: Iterable[Params] | AsyncIterable[Params],
+        client: Any = None,
+        *,
+        custom_data: Mapping[str, Any] | None = None,
+        executor: Any = None,
+        max_workers: int | None = None,
+        on_error: OnError = "raise",
+        retries: int | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
+    ) -> AsyncGenerator[R, None]:
+        """Yield the record of each parameter set as soon as it is there; run those not stored.
+
+        The input may be endless: it is read only as fast as records are taken, and only what is
+        under way is remembered of it. Who leaves the loop early, leaves what has not started;
+        what is finished is kept.
+
+        Args:
+            params: As of ``sweep``.
+            client: As of ``sweep``.
+            custom_data: As of ``sweep``.
+            executor: As of ``sweep``.
+            max_workers: As of ``sweep``.
+            on_error: As of ``sweep``; a failure is raised after the records of all that was
+                under way. The ``SweepError`` has no records.
+            retries: As of ``sweep``.
+            timeout: As of ``sweep``.
+            progress: As of ``sweep``.
+
+        Yields:
+            One record, detached, for each set of the input, also for one that was there before.
+
+        Raises:
+            Exception: What ``sweep`` raises.
+        """
+        call = self._call(
+            params,
+            custom_data,
+            RunSettings(_one_of(client, executor), max_workers, retries, timeout),
+            on_error,
+            progress,
+        )
+        return self._stream(call)
+
+    async def failures(self) -> list[Failure]:
+        """Return the failures on record: of runs that have not succeeded since.
+
+        Returns:
+            One for each run id, in the order of the ids, with a ``RemoteRunError`` as its
+            exception: what was raised is known as text alone.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        async with self._using() as opened:
+            return await opened.pipeline.failures()
 
     async def _one(self, params: Params, custom_data: Mapping[str, Any], *, force: bool) -> R:
         if self._WARNS:
             warn_of_options(custom_data)
-        return (await self._collect([params], custom_data, force=force))[0]
+        return (await self._collect(self._call([params], custom_data), force=force))[0]
 
-    async def _collect(
+    def _call(
         self,
         params: Iterable[Params] | AsyncIterable[Params],
-        custom_data: Mapping[str, Any],
-        *,
-        client: Any = None,
-        force: bool = False,
-    ) -> list[R]:
-        source = as_source(params)
-        checked = _custom_data(custom_data)
-        async with self._using() as opened:
-            executor = opened.executor if client is None else await DaskExecutor.connect(client)
-            return await opened.pipeline.collect(source, executor, checked, force=force)
+        custom_data: Mapping[str, Any] | None,
+        settings: RunSettings = _AS_THE_STORE,
+        on_error: OnError = "raise",
+        progress: ProgressOption = False,
+    ) -> "_Call":
+        check_on_error(on_error)
+        return _Call(
+            as_source(params),
+            plain_custom_data({} if custom_data is None else custom_data),
+            settings.or_else(self._settings),
+            on_error,
+            make_meter(progress, _length(params)),
+        )
+
+    async def _collect(self, call: "_Call", *, force: bool = False) -> list[R]:
+        try:
+            async with self._using() as opened:
+                options = await call.options(opened.executors)
+                try:
+                    return await opened.pipeline.collect(
+                        call.source, options, on_error=call.on_error, meter=call.meter, force=force
+                    )
+                finally:
+                    await opened.executors.release(options.executor)
+        finally:
+            call.meter.close()
+
+    async def _stream(self, call: "_Call") -> AsyncGenerator[R, None]:
+        try:
+            # No call that a closing store waits for: nobody can tell when the next record is taken.
+            opened = await self._open()
+            options = await call.options(opened.executors)
+            records = opened.pipeline.stream(
+                call.source, options, on_error=call.on_error, meter=call.meter
+            )
+            try:
+                async with aclosing(records):
+                    async for record in records:
+                        yield record
+            finally:
+                await opened.executors.release(options.executor)
+        finally:
+            call.meter.close()
 
     def _using(self) -> "_Using[R]":
         return _Using(self._open)
@@ -331,8 +485,10 @@ class AsyncStore(Generic[R]):
             await database.aclose()
             raise
         ledger = Ledger(database, schema.identity, schema.model, self._model)
+        executors = Executors(self._runner, self._settings.executor, self._settings.max_workers)
         pipeline = Pipeline(
             self._runner,
+            executors,
             schema.identity,
             ledger,
             self._folder,
@@ -340,11 +496,54 @@ class AsyncStore(Generic[R]):
             owner=f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
             checksum=self._checksum,
         )
-        executor = make_executor(self._executor, self._runner, self._max_workers)
-        return _Opened(database, executor, pipeline)
+        return _Opened(database, executors, pipeline)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opening": None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that runs: its arguments, checked."""
+
+    source: Source
+    custom_data: dict[str, Any]
+    settings: RunSettings
+    on_error: OnError
+    meter: Meter
+
+    async def options(self, executors: Executors) -> RunOptions:
+        """How to run; the executor is to be released."""
+        settings = self.settings
+        executor = await executors.acquire(
+            settings.executor, settings.max_workers, settings.timeout
+        )
+        return RunOptions(
+            executor, self.custom_data, settings.retries or 0, _finite(settings.timeout)
+        )
+
+
+def _finite(timeout: float | None) -> float | None:
+    return None if timeout is None or math.isinf(timeout) else timeout
+
+
+def _one_of(client: Any, executor: Any) -> Any:
+    """``client=`` of the documented API is the same as ``executor=client``."""
+    if client is None:
+        return executor
+    if executor is not None:
+        raise SettingsError("client and executor say the same thing: pass one of them")
+    if not is_dask(client):
+        raise SettingsError(
+            f"client must be a dask.distributed.Client, not {type(client).__name__}; other places"
+            " to run are an executor"
+        )
+    return client
+
+
+def _length(params: object) -> int | None:
+    length = length_hint(params, -1)
+    return length if length >= 0 else None
 
 
 class _Using(Generic[R]):
@@ -391,55 +590,8 @@ async def _close(opening: asyncio.Task[_Opened[Any]]) -> None:
     if has_loop:
         await opened.pipeline.stop()
     opened.pipeline.release()
-    await opened.executor.aclose()
+    await opened.executors.aclose()
     await opened.database.aclose()
-
-
-def _check_runner(runner: object) -> None:
-    if not callable(runner):
-        raise SettingsError(f"runner must be a function of one dict of params, not {runner!r}")
-
-
-def _check_workers(workers: object) -> None:
-    if workers is not None and not (isinstance(workers, int) and workers >= 1):
-        raise SettingsError(f"max_workers must be 1 or more, not {workers!r}")
-
-
-def _check_timeout(timeout: object) -> None:
-    if not (isinstance(timeout, int | float) and timeout >= 0):
-        raise SettingsError(f"lock_timeout must be 0 seconds or more, not {timeout!r}")
-
-
-def _check_suffix(suffix: object) -> None:
-    if not isinstance(suffix, str) or "/" in suffix or os.sep in suffix or "\0" in suffix:
-        raise SettingsError(f"file_suffix must be the end of a file's name, not {suffix!r}")
-    if suffix == COMPANIONS:
-        raise SettingsError(
-            f"file_suffix {suffix!r} is what the folders of other files are called; use another"
-        )
-
-
-def _results_folder(results_dir: object, suffix: str) -> ResultsFolder:
-    if not isinstance(results_dir, str | os.PathLike) or not _is_path(results_dir):
-        raise SettingsError(f"results_dir must be a path, not {results_dir!r}")
-    return ResultsFolder(results_dir, suffix)
-
-
-def _result_path(path: object) -> str | os.PathLike[str]:
-    if isinstance(path, str | os.PathLike) and _is_path(path):
-        return path
-    raise ParamsError(f"result_file must be the path of a result, not {path!r}")
-
-
-def _is_path(path: str | os.PathLike[str]) -> bool:
-    text = os.fspath(path)
-    return bool(text) and "\0" not in text
-
-
-def _custom_data(custom_data: Any) -> dict[str, Any]:
-    if not isinstance(custom_data, Mapping):
-        raise ParamsError(f"custom_data must be a dict, not {custom_data!r}")
-    return checked_custom_data(custom_data)
 
 
 def warn_of_options(custom_data: Mapping[str, Any]) -> None:
@@ -467,8 +619,7 @@ def _options() -> dict[str, str]:
     sweep = inspect.signature(AsyncStore.sweep).parameters
     of_store = {name: "the store itself" for name in store if name != "self"}
     of_sweep = {name: "sweep" for name in sweep if name not in ("self", "params")}
-    planned = dict.fromkeys(("timeout", "retries", "progress", "on_error"), "a later version")
-    return {**planned, **of_sweep, **of_store}
+    return {**of_sweep, **of_store}
 
 
 _OPTIONS: Final = _options()

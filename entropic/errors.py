@@ -142,12 +142,12 @@ class Failure:
     """A run that failed.
 
     Attributes:
-        params: What the runner was given, without ``id`` and ``result_file``.
+        params: What the runner was given, without ``id`` and ``result_file``; on record, empty
+            where they are large.
         id: The run id.
         exception: What was raised; a ``RemoteRunError`` where only its record is known.
         traceback: Its traceback as text.
-        attempts: How many times it was run in vain: by this sweep, or, on record, since the last
-            time that it succeeded.
+        attempts: How many times this call ran it; on record, how many times it was ever run.
     """
 
     params: Mapping[str, Any]

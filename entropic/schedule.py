@@ -1,20 +1,25 @@
 """The pipeline's decisions, as a pure machine: events go in, actions come out.
 
-It decides when to read more input, what to start and how far ahead of the workers, and what a
-failure stops. It does no I/O, awaits nothing and knows no clock; ``pipeline`` carries out what it
-says and tells it what became of it.
+It decides when to read more input, what to start and how far ahead of the workers and of whoever
+takes the records, what a failure stops, and when to try again. It does no I/O, awaits nothing and
+knows no clock; ``pipeline`` carries out what it says and tells it what became of it.
 """
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 BATCH: Final = 500
 """The most parameter sets that are read, looked up and checked at once."""
 
+OnError = Literal["raise", "finish", "skip"]
+"""What a run that fails means for the others of its sweep."""
+
 _AHEAD_SECONDS: Final = 0.25
 _MOST_AHEAD: Final = 256
+_FIRST_DELAY: Final = 0.1
+_LONGEST_DELAY: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +51,45 @@ class Schedule:
 
     Args:
         workers: How many runners can be at work at once.
+        on_error: What a run that fails means for the others: ``"raise"`` starts nothing more;
+            ``"finish"`` and ``"skip"`` go on.
+        is_streamed: Whether records are taken one by one, so that the input is to be read only as
+            fast as they are, and not to be remembered. Otherwise all are wanted, each distinct
+            set once.
+        on_demand: Whether runs make progress only while somebody waits for a record, so that none
+            must be under way in between.
+
+    Attributes:
+        on_error: As given.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(
+        self,
+        workers: int,
+        *,
+        on_error: OnError = "raise",
+        is_streamed: bool = False,
+        on_demand: bool = False,
+    ) -> None:
         self._workers = workers
-        self._order: dict[str, None] = {}
+        self.on_error = on_error
+        self._is_streamed = is_streamed
+        self._on_demand = on_demand
+        self._seen: set[str] = set()
         self._waiting: deque[str] = deque()
         self._in_flight: set[str] = set()
         self._is_pulling = False
         self._has_input = True
-        self._has_failed = False
+        self._is_halted = False
+        self._has_dropped = False
         self._must_leave = False
         self._mean_seconds: float | None = None
+        self._all_hits = 0
 
     @property
-    def order(self) -> Collection[str]:
-        """The distinct ids, in first-seen order."""
-        return self._order.keys()
-
-    @property
-    def has_input(self) -> bool:
-        """Whether the input may have more than was read of it."""
-        return self._has_input
+    def is_complete(self) -> bool:
+        """Whether nothing of the input had to be left out."""
+        return not self._has_dropped
 
     @property
     def is_over(self) -> bool:
@@ -81,63 +103,129 @@ class Schedule:
         One ahead for each worker while runs are long, or not known yet; for short runs as many
         as keep the workers busy for a while, so that they share transactions.
         """
+        if self._on_demand:
+            return 1
         ahead = 1.0
         if self._mean_seconds is not None:
             ahead = max(1.0, _AHEAD_SECONDS / max(self._mean_seconds, 1e-6))
         return self._workers + int(min(self._workers * ahead, _MOST_AHEAD))
 
     def offered(self, ids: Sequence[str]) -> list[str]:
-        """Parameter sets were read; returns those ids that are new, in order."""
-        new = [id for id in dict.fromkeys(ids) if id not in self._order]
-        self._order.update(dict.fromkeys(new))
+        """Parameter sets were read.
+
+        Returns:
+            Those ids that are to be looked up, in order: not those that are under way already,
+            and, where all records are wanted at once, none that was there before.
+        """
+        new = [id for id in dict.fromkeys(ids) if id not in self._seen]
+        self._seen.update(new)
         return new
 
-    def looked_up(self, misses: Sequence[str], *, is_last: bool) -> None:
-        """What was read has been looked up: these must run; ``is_last`` ends the input."""
+    def looked_up(self, hits: Sequence[str], misses: Sequence[str], *, is_last: bool) -> None:
+        """What was read has been looked up: the misses must run; ``is_last`` ends the input."""
         self._is_pulling = False
-        self._has_input = not is_last
-        if not self._has_failed:
+        self._has_input = self._has_input and not is_last
+        self._forget(hits)
+        self._all_hits = 0 if misses else self._all_hits + len(hits)
+        if self._is_halted:
+            self._has_dropped = self._has_dropped or bool(misses)
+        else:
             self._waiting.extend(misses)
 
     def finished(self, id: str, seconds: float | None) -> None:
         """A run is stored; ``seconds`` that its runner took, where that is known."""
         self._in_flight.discard(id)
+        self._forget([id])
         if seconds is not None:
             mean = self._mean_seconds
             self._mean_seconds = seconds if mean is None else 0.8 * mean + 0.2 * seconds
 
     def failing(self) -> None:
-        """A runner has failed, and its run is about to end: nothing more is started."""
-        self._must_leave = self._must_leave or not self._has_failed
-        self._has_failed = True
-        self._waiting.clear()
+        """A runner has failed for good, and its run is about to end."""
+        if self.on_error == "raise":
+            self.halt()
 
-    def failed(self, id: str | None) -> None:
-        """A run has ended in failure, or (``None``) the input has: nothing more is started."""
-        if id is None:
-            self._is_pulling = False
-            self._has_input = False
-        else:
-            self._in_flight.discard(id)
+    def failed(self, id: str) -> None:
+        """A run has ended in failure."""
+        self._in_flight.discard(id)
+        self._forget([id])
         self.failing()
 
-    def next(self) -> list[Action]:
-        """What to do now; empty while there is nothing but to wait for events."""
+    def dropped(self, id: str) -> None:
+        """A run has been left before it began, or was interrupted."""
+        self._in_flight.discard(id)
+        self._forget([id])
+        self._has_dropped = True
+
+    def halt(self) -> None:
+        """Start nothing more, and leave what has not begun: a failure, or the store is closing."""
+        self._must_leave = self._must_leave or not self._is_halted
+        self._is_halted = True
+        self._has_dropped = self._has_dropped or self._has_input or bool(self._waiting)
+        self._waiting.clear()
+
+    def input_ended(self) -> None:
+        """The input has failed, or nobody reads it any more."""
+        self._is_pulling = False
+        self._has_input = False
+
+    def next(self, ready: int = 0, *, is_wanted: bool = True) -> list[Action]:
+        """What to do now; empty while there is nothing but to wait for events.
+
+        Args:
+            ready: How many records wait to be taken.
+            is_wanted: Whether somebody waits for one.
+        """
         actions: list[Action] = []
         if self._must_leave:
             self._must_leave = False
             actions.append(Leave(tuple(sorted(self._in_flight))))
+        if self._on_demand and (ready or not is_wanted):
+            return actions
         starting: list[str] = []
         while self._waiting and len(self._in_flight) < self.window:
             starting.append(self._waiting.popleft())
             self._in_flight.add(starting[-1])
         if starting:
             actions.append(Start(tuple(starting)))
-        if self._wants_input and not self._is_pulling and len(self._waiting) < self.window:
+        most = self._room(ready)
+        if self._wants_input and not self._is_pulling and most:
             self._is_pulling = True
-            actions.append(Pull(BATCH))
+            actions.append(Pull(most))
         return actions
 
     @property
     def _wants_input(self) -> bool:
-        return self._has_input and not self._has_failed
+        return self._has_input and not self._is_halted
+
+    def _room(self, ready: int) -> int:
+        """How much input to read at once; 0 while there is enough of it.
+
+        Of a stream, twice what may be under way; more, and more each time, only while all that
+        comes is stored already. Not each time that one record is taken: a look-up costs the more
+        a set, the fewer sets it is for.
+        """
+        if self._on_demand and (self._in_flight or self._waiting):
+            return 0
+        if not self._is_streamed:
+            return BATCH if len(self._waiting) < self.window else 0
+        reach = min(2 * self.window + self._all_hits, BATCH)
+        ahead = ready + len(self._waiting) + len(self._in_flight)
+        return reach - ahead if 2 * ahead <= reach else 0
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        """Of an endless input, only what is under way is remembered."""
+        if self._is_streamed:
+            self._seen.difference_update(ids)
+
+
+def retry_delay(attempts: int, jitter: float) -> float:
+    """Seconds until a run that has failed so many times is tried again.
+
+    Args:
+        attempts: How many times it was run in vain, at least once.
+        jitter: A random number between 0 and 1: many that failed together, because of a server
+            for instance, should not all come back together.
+    """
+    longest: float = min(_FIRST_DELAY * 2 ** min(attempts - 1, 30), _LONGEST_DELAY)
+    return longest * (0.5 + 0.5 * jitter)

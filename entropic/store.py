@@ -6,18 +6,27 @@ Each method is one line: the call runs on the background loop, and the calling t
 import copy
 import os
 import weakref
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Self
 
 from entropic._portal import CallerItems, portal
-from entropic.async_store import AsyncStore, Params, R, Runner, warn_of_options
+from entropic.async_store import (
+    AsyncStore,
+    OnError,
+    Params,
+    ProgressOption,
+    R,
+    Runner,
+    warn_of_options,
+)
+from entropic.errors import Failure
 
 
 class _BehindStore(AsyncStore[R]):
     """The store behind a ``Store``: only there is a calling thread to run on."""
 
-    _EXECUTORS: ClassVar[tuple[str, ...]] = ("caller", "thread")
+    _EXECUTORS: ClassVar[tuple[str, ...]] = ("caller", "thread", "process")
     _WARNS: ClassVar[bool] = False
 
 
@@ -37,10 +46,16 @@ class Store(Generic[R]):
         db_url: The database: ``sqlite:///<path>``; ``sqlite://`` is one in memory, for this
             store alone.
         executor: Where the runner runs: ``"caller"``, the thread that called, one run at a time;
-            or ``"thread"``, a pool of threads. An ``async def`` is awaited on the store's own
-            event loop.
+            ``"thread"``, a pool of threads; ``"process"``, worker processes; a
+            ``concurrent.futures.Executor``; a Dask client, whose workers must share
+            ``results_dir``. Under ``"caller"`` and ``"thread"``, an ``async def`` is awaited on
+            the store's own event loop.
         max_workers: How many runners run at once, other than on the calling thread; by default
-            as many as there are CPUs.
+            as many as there are CPUs, or as the executor has workers.
+        retries: How many times more a run that fails is tried, after a while that doubles each
+            time.
+        timeout: Seconds after which a run is stopped and has failed, with ``RunTimeoutError``;
+            refused where a runner cannot be stopped: in threads.
         checksum: Whether to keep the SHA-256 of each result.
         lock_timeout: Seconds to keep trying while another program has the database locked.
 
@@ -57,8 +72,10 @@ class Store(Generic[R]):
         file_suffix: str = ".h5",
         db_url: str = "sqlite:///db.sqlite3",
         *,
-        executor: str = "caller",
+        executor: Any = "caller",
         max_workers: int | None = None,
+        retries: int = 0,
+        timeout: float | None = None,
         checksum: bool = True,
         lock_timeout: float = 60.0,
     ) -> None:
@@ -71,6 +88,8 @@ class Store(Generic[R]):
                 db_url,
                 executor=executor,
                 max_workers=max_workers,
+                retries=retries,
+                timeout=timeout,
                 checksum=checksum,
                 lock_timeout=lock_timeout,
             )
@@ -143,14 +162,69 @@ class Store(Generic[R]):
         client: Any = None,
         *,
         custom_data: Mapping[str, Any] | None = None,
+        executor: Any = None,
+        max_workers: int | None = None,
+        on_error: OnError = "raise",
+        retries: int | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
     ) -> list[R]:
         """Return the records of many parameter sets; run those that are not stored.
 
         Arguments, result and errors are those of ``AsyncStore.sweep``. An iterable is read on
         the thread that calls.
         """
-        items = CallerItems.wrap(params)
-        return portal.call(self._behind().sweep, items, client, custom_data=custom_data)
+        return portal.call(
+            self._behind().sweep,
+            CallerItems.wrap(params),
+            client,
+            custom_data=custom_data,
+            executor=executor,
+            max_workers=max_workers,
+            on_error=on_error,
+            retries=retries,
+            timeout=timeout,
+            progress=progress,
+        )
+
+    def as_completed(
+        self,
+        params: Iterable[Params] | AsyncIterable[Params],
+        client: Any = None,
+        *,
+        custom_data: Mapping[str, Any] | None = None,
+        executor: Any = None,
+        max_workers: int | None = None,
+        on_error: OnError = "raise",
+        retries: int | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
+    ) -> Generator[R, None, None]:
+        """Yield the record of each parameter set as soon as it is there; run those not stored.
+
+        Arguments, items and errors are those of ``AsyncStore.as_completed``; ``close()`` leaves
+        what has not started. With ``executor="caller"`` it runs only while it is asked for the
+        next record.
+        """
+        records = self._behind().as_completed(
+            CallerItems.wrap(params),
+            client,
+            custom_data=custom_data,
+            executor=executor,
+            max_workers=max_workers,
+            on_error=on_error,
+            retries=retries,
+            timeout=timeout,
+            progress=progress,
+        )
+        return portal.stream(records)
+
+    def failures(self) -> list[Failure]:
+        """Return the failures on record: of runs that have not succeeded since.
+
+        Result and errors are those of ``AsyncStore.failures``.
+        """
+        return portal.call(self._behind().failures)
 
     def _behind(self) -> AsyncStore[R]:
         """The asynchronous store; a new one in a forked child, whose parent keeps the old."""

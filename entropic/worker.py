@@ -20,7 +20,7 @@ from typing import Any, Final
 from entropic._shield import to_the_end
 from entropic.artifacts import Stage, Staged, explained
 from entropic.artifacts import stage as stages
-from entropic.errors import ResultsDirError, RunError, RunInterruptedError
+from entropic.errors import ResultsDirError, RunError, RunInterruptedError, RunTimeoutError
 
 Runner = Callable[[dict[str, Any]], Any]
 """A simulation: writes one result to ``params["result_file"]``; its return value is ignored."""
@@ -150,7 +150,7 @@ async def run_job_async(job: Job, hop: Hop = asyncio.to_thread) -> Outcome:
         # it, once that has been discarded.
         params = await to_the_end(hop(_prepare, job))
         clock.start()
-        await job.runner(params)
+        await _in_time(job.runner(params), job.timeout)
         clock.stop()
         finished: Outcome = await to_the_end(hop(_finish, job, clock))
         return finished
@@ -171,11 +171,27 @@ async def run_job_async(job: Job, hop: Hop = asyncio.to_thread) -> Outcome:
         running.reset(token)
 
 
+async def _in_time(running: Awaitable[object], timeout: float | None) -> None:
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            await running
+    except TimeoutError as error:
+        if not limit.expired() or timeout is None:  # the runner's own
+            raise
+        raise too_late(timeout) from error
+
+
 def run_anywhere(job: Job) -> Outcome:
     """Run a job in a worker process, whichever kind its runner is."""
     if is_async(job.runner):
         return asyncio.run(run_job_async(job))
     return run_job(job)
+
+
+def too_late(timeout: float) -> RunTimeoutError:
+    """The error of a run that was stopped after so many seconds."""
+    return RunTimeoutError(f"the run took longer than timeout={timeout:g} seconds; it was stopped")
 
 
 class _Clock:

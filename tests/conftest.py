@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,8 @@ class SyncFace:
         return self._runner.run(work)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "as_completed":
+            return self._as_completed
         method = getattr(self.store, "aclose" if name == "close" else name)
         if not inspect.iscoroutinefunction(method):
             return method
@@ -41,6 +43,23 @@ class SyncFace:
             return self._runner.run(method(*args, **kwargs))
 
         return call
+
+    def _as_completed(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._one_by_one(self.store.as_completed(*args, **kwargs))
+
+    def _one_by_one(self, records: AsyncGenerator[Any, None]) -> Iterator[Any]:
+        async def step() -> Any:
+            return await anext(records, None)
+
+        try:
+            while (record := self._runner.run(step())) is not None:
+                yield record
+        finally:
+            self._runner.run(_close(records))
+
+
+async def _close(records: AsyncGenerator[Any, None]) -> None:
+    await records.aclose()
 
 
 KINDS = ("store", "store-threads", "async-threads", "async-loop")

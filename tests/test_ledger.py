@@ -505,6 +505,7 @@ async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
         "store": set(),
         "settle": {"entropic_runs"},
         "fail": {"sims", "entropic_runs"},
+        "failures": {"entropic_runs"},
         "delete": {"sims"},
         "bury": set(),
     }

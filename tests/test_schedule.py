@@ -6,62 +6,86 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropic.schedule import BATCH, Leave, Pull, Schedule, Start
+from entropic.schedule import BATCH, Leave, OnError, Pull, Schedule, Start, retry_delay
 
 
 class World:
     """Carries out what a schedule says, with events in any order."""
 
-    def __init__(self, inputs: list[str], hits: set[str], failing: set[str], workers: int) -> None:
+    def __init__(
+        self, inputs: list[str], hits: set[str], failing: set[str], schedule: Schedule
+    ) -> None:
         self.inputs = deque(inputs)
-        self.hits = hits
+        self.stored = set(hits)
         self.failing = failing
-        self.schedule = Schedule(workers)
-        self.workers = workers
+        self.schedule = schedule
         self.pull: int | None = None
         self.running: list[str] = []
         self.started: list[str] = []
         self.left: list[str] = []
-        self.most_running = 0
+        self.under_way: set[str] = set()
+        self.ready = 0
+        self.most_ready = 0
         self.failures = 0
+        self.stops = False
 
     def act(self) -> None:
         """Do all that is to be done now."""
-        for action in self.schedule.next():
+        for action in self.schedule.next(self.ready):
             match action:
                 case Pull(most):
                     assert self.pull is None, "two pulls at a time"
+                    assert 1 <= most <= BATCH
                     self.pull = most
                 case Start(ids):
-                    assert not self.failures, "started after a failure"
+                    assert not self.stops, "started after a failure"
+                    assert not set(ids) & set(self.running), "started twice"
                     self.running.extend(ids)
                     self.started.extend(ids)
-                    self.most_running = max(self.most_running, len(self.running))
                     assert len(self.running) <= self.schedule.window
                 case Leave(ids):
                     assert set(ids) <= set(self.running)
                     self.left.extend(ids)
 
+    @property
+    def can_happen(self) -> bool:
+        """Whether anything is under way, or waits to be taken."""
+        return bool(self.running or self.ready or self.pull is not None)
+
     def happen(self, choice: random.Random, seconds: float) -> None:
-        """One of the things under way ends."""
-        ends: list[str | None] = [*self.running]
-        if self.pull is not None:
-            ends.append(None)
+        """One of the things under way ends, or a record is taken."""
+        ends: list[str] = [*self.running]
+        ends += ["pull"] * (self.pull is not None) + ["take"] * (self.ready > 0)
         ended = choice.choice(ends)
-        if ended is None:
-            assert self.pull is not None
-            count = min(len(self.inputs), choice.randint(1, self.pull))
-            taken = [self.inputs.popleft() for _ in range(count)]
-            new = self.schedule.offered(taken)
-            self.pull = None
-            self.schedule.looked_up([i for i in new if i not in self.hits], is_last=not taken)
+        if ended == "pull":
+            self._read(choice)
+        elif ended == "take":
+            self.ready -= 1
         else:
-            self.running.remove(ended)
-            if ended in self.failing:
-                self.failures += 1
-                self.schedule.failed(ended)
-            else:
-                self.schedule.finished(ended, seconds)
+            self._end(ended, seconds)
+        self.most_ready = max(self.most_ready, self.ready)
+
+    def _read(self, choice: random.Random) -> None:
+        assert self.pull is not None
+        count = min(len(self.inputs), choice.randint(1, self.pull))
+        taken = [self.inputs.popleft() for _ in range(count)]
+        new = self.schedule.offered(taken)
+        self.pull = None
+        hits = [id for id in new if id in self.stored]
+        misses = [id for id in new if id not in self.stored]
+        self.ready += len(hits)
+        self.schedule.looked_up(hits, misses, is_last=not taken)
+
+    def _end(self, id: str, seconds: float) -> None:
+        self.running.remove(id)
+        if id in self.failing:
+            self.failures += 1
+            self.stops = self.schedule.on_error == "raise"
+            self.schedule.failed(id)
+        else:
+            self.stored.add(id)
+            self.ready += 1
+            self.schedule.finished(id, seconds)
 
 
 ids = st.integers(0, 30).map(str)
@@ -73,6 +97,9 @@ ids = st.integers(0, 30).map(str)
     failing=st.sets(ids, max_size=2),
     workers=st.integers(1, 8),
     seconds=st.floats(0, 100),
+    on_error=st.sampled_from(["raise", "finish", "skip"]),
+    is_streamed=st.booleans(),
+    on_demand=st.booleans(),
     choice=st.randoms(use_true_random=False),
 )
 def test_whatever_the_order_each_distinct_miss_runs_once(
@@ -81,25 +108,96 @@ def test_whatever_the_order_each_distinct_miss_runs_once(
     failing: set[str],
     workers: int,
     seconds: float,
+    on_error: OnError,
+    is_streamed: bool,
+    on_demand: bool,
     choice: random.Random,
 ) -> None:
-    """Every distinct miss is started once, unless something failed before; and it always ends."""
-    world = World(inputs, hits, failing, workers)
+    """Every distinct miss is started once, unless a failure stops that; and it always ends.
+
+    What has failed is tried again only by a stream, which does not remember it.
+    """
+    schedule = Schedule(
+        workers, on_error=on_error, is_streamed=is_streamed, on_demand=is_streamed and on_demand
+    )
+    world = World(inputs, hits, failing, schedule)
     world.act()
-    while not world.schedule.is_over:
+    while not schedule.is_over:
+        assert world.can_happen, "nothing is under way, and it is not over"
         world.happen(choice, seconds)
         world.act()
-    distinct = list(dict.fromkeys(inputs))
-    misses = [id for id in distinct if id not in hits]
+    misses = [id for id in dict.fromkeys(inputs) if id not in hits]
     assert not world.running
     assert world.pull is None
-    assert len(set(world.started)) == len(world.started)
-    if world.failures:
-        assert set(world.started) <= set(misses)
-    else:
-        assert world.started == misses
-        assert list(world.schedule.order) == distinct
-        assert not world.left
+    started = world.started
+    if not is_streamed:
+        assert len(set(started)) == len(started)
+    assert len([id for id in started if id not in failing]) == len(set(started) - failing)
+    if world.stops:
+        assert set(started) <= set(misses)
+        return
+    assert list(dict.fromkeys(started)) == misses
+    assert schedule.is_complete
+    assert not world.left
+
+
+@given(
+    hits=st.sets(st.integers(0, 5000), max_size=50),
+    workers=st.integers(1, 8),
+    seconds=st.floats(0, 100),
+    choice=st.randoms(use_true_random=False),
+)
+def test_a_stream_reads_no_further_than_its_records_are_taken(
+    hits: set[int], workers: int, seconds: float, choice: random.Random
+) -> None:
+    """What was read and has not been taken is bounded, however long the input is."""
+    schedule = Schedule(workers, is_streamed=True)
+    world = World([str(n) for n in range(5000)], {str(n) for n in hits}, set(), schedule)
+    world.act()
+    for _ in range(200):
+        world.happen(choice, seconds)
+        world.act()
+        read = 5000 - len(world.inputs)
+        taken_or_there = world.ready + len(world.running)
+        assert taken_or_there <= BATCH + schedule.window
+        assert read <= 200 + BATCH + schedule.window
+
+
+def test_a_stream_of_hits_is_read_in_larger_and_larger_parts() -> None:
+    """The first record comes at once, and a million of them cost few look-ups."""
+    schedule = Schedule(2, is_streamed=True)
+    sizes = []
+    for start in range(0, 20_000, 1000):
+        (pull,) = schedule.next()
+        assert isinstance(pull, Pull)
+        sizes.append(pull.most)
+        hits = schedule.offered([str(start + n) for n in range(pull.most)])
+        schedule.looked_up(hits, [], is_last=False)
+    assert sizes[0] <= 8
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == BATCH
+
+
+def test_what_runs_on_demand_rests_while_nobody_waits() -> None:
+    """Nothing is read or started while the thread that would do it is elsewhere."""
+    schedule = Schedule(1, is_streamed=True, on_demand=True)
+    assert schedule.next(is_wanted=False) == []
+    assert schedule.next() == [Pull(2)]
+    schedule.looked_up([], schedule.offered(["a", "b"]), is_last=False)
+    assert schedule.next(is_wanted=False) == []
+    assert schedule.next() == [Start(("a",))]
+    schedule.finished("a", 0.001)
+    assert schedule.next(ready=1) == []
+    assert schedule.next(ready=0) == [Start(("b",))]
+
+
+@given(attempts=st.integers(1, 10_000), jitter=st.floats(0, 1))
+def test_a_retry_waits_longer_each_time_but_not_for_ever(attempts: int, jitter: float) -> None:
+    """Between half a delay and a whole one, which doubles up to half a minute."""
+    delay = retry_delay(attempts, jitter)
+    assert 0.05 <= delay <= 30
+    assert retry_delay(attempts + 1, jitter) >= delay
+    assert retry_delay(1, 1.0) * 2 == retry_delay(2, 1.0)
 
 
 def test_long_runs_are_claimed_one_ahead_for_each_worker() -> None:
@@ -124,7 +222,7 @@ def test_input_is_not_read_while_enough_waits() -> None:
     """A million misses are not read into memory ahead of the runs."""
     schedule = Schedule(workers=1)
     assert schedule.next() == [Pull(BATCH)]
-    schedule.looked_up(schedule.offered([str(n) for n in range(BATCH)]), is_last=False)
+    schedule.looked_up([], schedule.offered([str(n) for n in range(BATCH)]), is_last=False)
     assert schedule.next() == [Start(("0", "1"))]
     schedule.finished("0", 60.0)
     assert schedule.next() == [Start(("2",))]
@@ -134,40 +232,41 @@ def test_a_failure_leaves_what_has_not_started() -> None:
     """Once, for all that is in flight; the waiting ones are forgotten."""
     schedule = Schedule(workers=1)
     schedule.next()
-    schedule.looked_up(schedule.offered(["a", "b", "c"]), is_last=True)
+    schedule.looked_up([], schedule.offered(["a", "b", "c"]), is_last=True)
     assert schedule.next() == [Start(("a", "b"))]
     schedule.failed("a")
     assert schedule.next() == [Leave(("b",))]
-    assert not schedule.is_over
-    schedule.finished("b", None)
+    was_over = schedule.is_over
+    schedule.dropped("b")
     assert schedule.next() == []
-    assert schedule.is_over
+    assert [was_over, schedule.is_over] == [False, True]
+    assert not schedule.is_complete
 
 
 def test_a_failure_that_is_foreseen_leaves_once() -> None:
     """The runner has failed, and its run is still being put on record: it is waited for."""
     schedule = Schedule(workers=1)
     schedule.next()
-    schedule.looked_up(schedule.offered(["a", "b", "c"]), is_last=True)
+    schedule.looked_up([], schedule.offered(["a", "b", "c"]), is_last=True)
     schedule.next()
     schedule.failing()
     schedule.failing()
     assert schedule.next() == [Leave(("a", "b"))]
-    schedule.finished("b", None)
-    assert not schedule.is_over
+    schedule.dropped("b")
+    was_over = schedule.is_over
     schedule.failed("a")
-    assert schedule.next() == []
-    assert schedule.is_over
+    assert [was_over, schedule.is_over] == [False, True]
 
 
 def test_an_input_that_fails_ends_the_request_when_its_runs_have() -> None:
     """What is under way is waited for."""
     schedule = Schedule(workers=1)
     schedule.next()
-    schedule.looked_up(schedule.offered(["a"]), is_last=False)
+    schedule.looked_up([], schedule.offered(["a"]), is_last=False)
     actions = schedule.next()
     assert actions == [Start(("a",)), Pull(BATCH)]
-    schedule.failed(None)
+    schedule.halt()
+    schedule.input_ended()
     assert schedule.next() == [Leave(("a",))]
     schedule.finished("a", 1.0)
     assert schedule.is_over

@@ -8,10 +8,11 @@ work as if there were no loop. What a call does is left to ``async_store``.
 
 import asyncio
 import contextvars
+import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -71,6 +72,47 @@ class Portal:
             RunError: It comes from so deep down the calling thread's stack that there is hardly
                 any left.
         """
+        caller = Caller()
+        return self._wait_for(
+            caller, _context_of(caller), functools.partial(function, *args, **kwargs)
+        )
+
+    def stream(self, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+        """Take items from an asynchronous generator, one by one, as ``call`` would.
+
+        In between the thread is the caller's own: nothing is run on it.
+        """
+        caller = Caller()
+        context = _context_of(caller)
+
+        async def step() -> T | _End:
+            return await anext(items, _END)
+
+        try:
+            while not isinstance(item := self._wait_for(caller, context, step, stays=True), _End):
+                yield item
+        finally:
+            self._end_stream(items, caller, context)
+
+    def _end_stream(
+        self, items: AsyncGenerator[Any, None], caller: Caller, context: contextvars.Context
+    ) -> None:
+        if sys.is_finalizing():  # the loop's thread does not run any more
+            return
+        if threading.current_thread() is self._thread:  # collected as garbage there
+            self.spawn(items.aclose)
+        else:
+            self._wait_for(caller, context, items.aclose)
+
+    def _wait_for(
+        self,
+        caller: Caller,
+        context: contextvars.Context,
+        function: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        stays: bool = False,
+    ) -> T:
+        """Run a coroutine function; ``stays`` says that the caller will come back for more."""
         _check_headroom()
         loop = self._running()
         if threading.current_thread() is self._thread:
@@ -79,18 +121,21 @@ class Portal:
                 " it would wait for itself; use an AsyncStore there, or make the runner a plain"
                 " function"
             )
-        caller = Caller()
         over = threading.Event()
         task: asyncio.Task[T] | None = None
 
         def start() -> None:
             nonlocal task
-            task = loop.create_task(function(*args, **kwargs), context=context)
+            caller.come_back()
+            task = loop.create_task(function(), context=context)
             task.add_done_callback(end)
 
         def end(_: object) -> None:
             over.set()
-            caller.leave(is_interrupted=False)
+            if stays:
+                caller.go()
+            else:
+                caller.leave(is_interrupted=False)
 
         def stop() -> None:
             caller.leave(is_interrupted=True)
@@ -99,8 +144,6 @@ class Portal:
             else:
                 task.cancel()
 
-        context = contextvars.copy_context()
-        context.run(current.set, caller)
         try:
             loop.call_soon_threadsafe(start)
             caller.serve(over.is_set)
@@ -135,6 +178,19 @@ class Portal:
                 )
                 self._thread.start()
             return self._loop
+
+
+class _End:
+    """What comes after the last item."""
+
+
+_END: Final = _End()
+
+
+def _context_of(caller: Caller) -> contextvars.Context:
+    context = contextvars.copy_context()
+    context.run(current.set, caller)
+    return context
 
 
 def _check_headroom() -> None:

@@ -12,7 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from operator import length_hint
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from entropic._shield import uncancel
@@ -27,6 +28,10 @@ current: contextvars.ContextVar["Caller | None"] = contextvars.ContextVar("calle
 """The thread that waits for the current call."""
 
 
+class Away(asyncio.CancelledError):
+    """The thread has gone on with something else before it could begin; it will come back."""
+
+
 class _Errand(Generic[T]):
     """One function to run on a calling thread, and the future that the loop awaits."""
 
@@ -36,6 +41,7 @@ class _Errand(Generic[T]):
         # Whoever takes it decides: the calling thread begins it, or the loop's cancels it.
         self._begun = threading.Lock()
         self.outcome: asyncio.Future[T] = self._loop.create_future()
+        self.is_put_off = False
 
     def run(self) -> None:
         """On the calling thread: an interrupt goes through to it, and cancels the errand.
@@ -89,13 +95,14 @@ class Caller:
         self._errand: _Errand[Any] | None = None
         self._is_taken = False
         self._has_left = False
+        self._is_away = False
         self._wishes: deque[asyncio.Future[Caller]] = deque()
 
     def grant(self, wish: "asyncio.Future[Caller]", *, at_once: bool = False) -> None:
         """Fulfil a wish for this thread now, or when it is free; ``at_once``, before all others."""
         if wish.done() or self._has_left:
             return
-        if not self._is_taken:
+        if not (self._is_taken or self._is_away):
             self._is_taken = True
             wish.set_result(self)
         elif at_once:
@@ -106,17 +113,20 @@ class Caller:
     def pass_on(self) -> None:
         """The thread is free for the next one who wishes for it."""
         self._is_taken = False
-        while self._wishes and not self._is_taken:
+        while self._wishes and not (self._is_taken or self._is_away):
             self.grant(self._wishes.popleft())
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a function on the thread, for whoever has been granted it.
 
         Raises:
+            Away: The thread went away before it began.
             asyncio.CancelledError: The thread went its way, or was interrupted in the function.
         """
         if self._has_left:
             raise asyncio.CancelledError
+        if self._is_away:
+            raise Away
         errand: _Errand[T] = _Errand(function)
         self._errand = errand
         self._inbox.put(errand)
@@ -129,9 +139,28 @@ class Caller:
                         raise
                     # It has begun, and a thread cannot be stopped: its outcome counts.
                     uncancel()
+            if errand.is_put_off:
+                raise Away
             return errand.outcome.result()
         finally:
             self._errand = None
+
+    def go(self) -> None:
+        """The thread goes on with something else, and will come back.
+
+        What it has not begun is cancelled, and nobody is granted it meanwhile: who takes records
+        one by one must not keep others, or itself, waiting.
+        """
+        self._is_away = True
+        if self._errand is not None:
+            self._errand.is_put_off = self._errand.cancel()
+        self._inbox.put(None)
+
+    def come_back(self) -> None:
+        """The thread waits again, for the next part of its call."""
+        self._is_away = False
+        if not self._is_taken:
+            self.pass_on()
 
     def leave(self, *, is_interrupted: bool) -> None:
         """The thread goes its way: what it has not begun is cancelled, for others to take over.
@@ -274,6 +303,10 @@ class CallerItems(Generic[T]):
         self._items = items
         self._iterator: Iterator[T] | None = None
 
+    def __length_hint__(self) -> int:
+        length = length_hint(self._items, -1)
+        return length if length >= 0 else NotImplemented
+
     @classmethod
     def wrap(cls, items: Any) -> Any:
         """An iterable as one that is read on this thread; an async one, or none, as it is."""
@@ -282,12 +315,17 @@ class CallerItems(Generic[T]):
 
     async def take(self, most: int) -> list[T]:
         """The next items, at most ``most``; an empty list at the end."""
-        # It comes before the runs in line: they would leave the other workers without any.
-        # With the thread's turn all the same: a generator may ask for the runs that it yielded.
-        wish: asyncio.Future[Caller] = asyncio.get_running_loop().create_future()
-        _current_caller().grant(wish, at_once=True)
-        async with _granted(wish) as caller:
-            return await caller.run(functools.partial(self._take, most))
+        while True:
+            # It comes before the runs in line: they would leave the other workers without any.
+            # With the thread's turn all the same: a generator may ask for runs that it yielded.
+            wish: asyncio.Future[Caller] = asyncio.get_running_loop().create_future()
+            _current_caller().grant(wish, at_once=True)
+            with suppress(Away):
+                async with _granted(wish) as caller:
+                    return await caller.run(functools.partial(self._take, most))
+
+    async def aclose(self) -> None:
+        """Nothing to do: it is read only when the thread is asked to."""
 
     def _take(self, most: int) -> list[T]:
         if self._iterator is None:

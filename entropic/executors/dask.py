@@ -1,102 +1,286 @@
 """A Dask cluster as a place to run; Dask itself is imported by whoever has a client of it."""
 
 import asyncio
+import contextlib
+import inspect
+import json
+import os
 import uuid
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 
 import anyio.to_thread
 
 from entropic import worker
-from entropic._shield import to_the_end
+from entropic._shield import to_the_end, uncancel
 from entropic._slots import Slots
-from entropic.errors import RunError, SettingsError
+from entropic.artifacts import Stage, Staged
+from entropic.errors import RunError, RunInterruptedError, SettingsError, WorkerDiedError
+from entropic.executors.parcels import Reply, check_travels, dumps, failed, open_and_run
 from entropic.worker import Job, Outcome, Runner
+
+T = TypeVar("T")
+
+# Enough in the scheduler that no worker thread waits for its next run; a million tasks in it
+# would be slow. An adaptive cluster without workers needs some to see that it has to grow.
+_TASKS_PER_THREAD: Final = 4
+_FEWEST_TASKS: Final = 8
+_MOST_TASKS: Final = 10_000
+
+# How often to look which runs have begun and whether the client still lives, and how often to ask
+# how large the cluster is.
+_GLANCE_SECONDS: Final = 0.05
+_SIZE_SECONDS: Final = 2.0
+
+_OUR_OWN_OPTIONS: Final = ("key", "pure", "actor", "actors")
+
+
+class Dask:
+    """A Dask client, with options of its ``submit`` for every run.
+
+    Args:
+        client: A ``distributed.Client``.
+        submit_options: Such as ``resources={"GPU": 1}``, ``priority=10``, ``workers=[...]``.
+
+    Raises:
+        SettingsError: It is no client, or an option is none of ``submit``'s, or one that entropic
+            needs for itself.
+    """
+
+    __slots__ = ("client", "submit_options")
+
+    client: Any
+    submit_options: Mapping[str, Any]
+
+    def __init__(self, client: Any, /, **submit_options: Any) -> None:
+        if not is_dask_client(client):
+            raise SettingsError(
+                f"client must be a dask.distributed.Client, not {type(client).__name__}"
+            )
+        _check_options(client, submit_options)
+        object.__setattr__(self, "client", client)
+        object.__setattr__(self, "submit_options", MappingProxyType(submit_options))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} of a Dask cannot be changed; make another one")
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.submit_options.items())
+        return f"Dask({self.client!r}{options})"
 
 
 class DaskExecutor:
     """A Dask cluster, through a client of the user's; its workers must share ``results_dir``.
 
     Args:
-        client: A ``distributed.Client``, synchronous or asynchronous.
-        threads: How many threads its workers have.
+        dask: The client and its options.
+        threads: How many threads its workers have at the moment.
+        max_workers: How many runners at once at most; ``None`` for as many as there are threads.
     """
 
-    can_stop = True
-    stops_late_runs = False
+    can_stop = False
+    stops_late_runs = True
+    needs_the_caller = False
 
-    # Enough in the scheduler that no worker thread waits for its next run; a million tasks in it
-    # would be slow.
-    _TASKS_PER_THREAD: Final = 2
-
-    def __init__(self, client: Any, threads: int) -> None:
-        self._client = client
-        self.workers = max(1, threads) * self._TASKS_PER_THREAD
-        self._slots = Slots(self.workers)
+    def __init__(self, dask: Dask, threads: int, max_workers: int | None = None) -> None:
+        self._client = dask.client
+        self._options = dask.submit_options
+        self._most = max_workers
+        self._threads = threads
+        self._slots = self._room()
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._ended: dict[str, asyncio.Future[Any]] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     @classmethod
-    async def connect(cls, client: Any) -> "DaskExecutor":
+    async def connect(cls, client: Any, max_workers: int | None = None) -> "DaskExecutor":
         """The executor of a client's cluster.
+
+        Args:
+            client: A Dask client, or one with options.
+            max_workers: How many runners at once at most.
 
         Raises:
             SettingsError: It is no Dask client, is closed, or belongs to another event loop.
         """
-        if not is_dask_client(client):
-            raise SettingsError(
-                f"client must be a dask.distributed.Client, not {type(client).__name__}"
-            )
-        if client.status not in ("running", "connecting"):
-            raise SettingsError(f"the Dask client is {client.status}; make a new one")
-        # Its public attribute says whether this is its own loop; on another one it would block
-        # this thread until that loop answers, which may be waiting for this call.
-        if getattr(client, "_asynchronous", False) and not client.asynchronous:
-            raise SettingsError(
-                "the Dask client is asynchronous and belongs to another event loop; use it with an"
-                " AsyncStore on its own loop, or make a synchronous client"
-            )
-        threads = await _ask(client, client.nthreads)
-        return cls(client, sum(threads.values()))
+        dask = client if isinstance(client, Dask) else Dask(client)
+        _check_client(dask.client)
+        return cls(dask, await _threads(dask), max_workers)
+
+    @property
+    def workers(self) -> int:
+        """How many runners are at work at once, as the cluster is now."""
+        threads = max(1, self._threads)
+        return threads if self._most is None else min(threads, self._most)
 
     def check(self, runner: Runner) -> None:
-        """Nothing is known of it here."""
+        """Raise ``SettingsError`` where the client is closed, or the runner cannot be sent."""
+        _check_client(self._client)
+        check_travels(runner, "Dask workers")
 
     def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
         """One of the tasks that the scheduler holds at once."""
         return self._slots.hold(depth)
 
     async def run(self, job: Job, began: Callable[[], None]) -> Outcome:
-        """Submit it; cancelled, its task is, too."""
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        began()
-        future = self._client.submit(
-            worker.run_anywhere, job, key=f"entropic-{job.id}-{uuid.uuid4().hex}", pure=False
-        )
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+        """Submit it; cancelled, its task is, too, unless the runner has begun: then it ends.
+
+        Raises:
+            RunError: The client or its scheduler went away.
+        """
+        future = self._submit(job)
+        answer = asyncio.ensure_future(_on_loop_of(self._client, _answer(future)))
+        self._watch(job.stage, answer, began)
         try:
-            await ended.wait()
-            return await self._result(future)
-        except asyncio.CancelledError:
-            await to_the_end(_ask(self._client, future.cancel))
-            raise
+            while not answer.done():
+                try:
+                    await asyncio.wait({answer})
+                except asyncio.CancelledError:
+                    if await self._drop(job.stage, future, answer):
+                        raise
+                    began()
+            if answer.cancelled():
+                raise self._lost("closed")
+            return self._outcome(answer.result())
         finally:
-            future.release()
+            self._waiting.pop(job.stage.folder, None)
+            self._ended.pop(job.stage.folder, None)
+            with contextlib.suppress(Exception):  # the client may be closed
+                future.release()
 
     async def aclose(self) -> None:
         """The client is the user's, and stays open."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await to_the_end(asyncio.wait({self._watching}))
 
-    async def _result(self, future: Any) -> Outcome:
-        if future.status == "cancelled":
-            raise RunError("the Dask client or its scheduler went away while a run was under way")
-        outcome = await _ask(self._client, future.result)
-        assert isinstance(outcome, Outcome)
-        return outcome
+    def _submit(self, job: Job) -> Any:
+        key = f"entropic-{job.id}-{uuid.uuid4().hex}"
+        try:
+            return self._client.submit(run_task, dumps(job), key=key, pure=False, **self._options)
+        except Exception as error:
+            if self._client.status in _OPEN:
+                raise RunError(
+                    f"the Dask client refused a run: {type(error).__name__}: {error}"
+                ) from error
+            raise self._lost(self._client.status) from error
+
+    async def _drop(self, stage: Stage, future: Any, answer: "asyncio.Future[Any]") -> bool:
+        """Cancel a task whose runner has not begun; whether that is so.
+
+        Whoever makes the stage first has decided it: a task that finds one there does not run.
+        """
+        making = asyncio.ensure_future(anyio.to_thread.run_sync(_take_stage, stage))
+        while not making.done():
+            try:
+                await asyncio.wait({making})
+            except asyncio.CancelledError:
+                uncancel()
+        if not making.result():
+            uncancel()
+            return False
+        with contextlib.suppress(Exception):  # the client may be closed
+            await to_the_end(_on_loop_of(self._client, _cancel(future)))
+        answer.cancel()
+        return True
+
+    def _outcome(self, answer: Any) -> Outcome:
+        if isinstance(answer, Reply):
+            return answer.open()
+        reason = getattr(answer, "reason", None)
+        if isinstance(answer, asyncio.CancelledError) or reason is not None:
+            return self._cancelled(reason)
+        if type(answer).__name__ == "KilledWorker":
+            return failed(_caused(WorkerDiedError(f"the Dask worker died: {answer}"), answer))
+        if isinstance(answer, ModuleNotFoundError):
+            text = (
+                f"a Dask worker has no module {answer.name!r}; install entropic, and what the"
+                " runner needs, on every worker, in the same versions as here"
+            )
+        else:
+            text = f"Dask could not carry the run: {type(answer).__name__}: {answer}"
+        raise _caused(RunError(text), answer)
+
+    def _cancelled(self, reason: str | None) -> Outcome:
+        if reason == "scheduler-restart":
+            return failed(WorkerDiedError("the Dask cluster was restarted while the run was there"))
+        if self._client.status != "running" or reason == "scheduler-connection-lost":
+            raise self._lost(self._client.status)
+        return failed(
+            RunInterruptedError(f"the run's Dask task was cancelled ({reason or 'by its client'})")
+        )
+
+    def _lost(self, status: str) -> RunError:
+        return RunError(
+            f"the Dask client or its scheduler went away while a run was under way (the client is"
+            f" {status}); what has finished is kept, so ask again with a new client"
+        )
+
+    def _watch(
+        self, stage: Stage, answer: "asyncio.Future[Any]", began: Callable[[], None]
+    ) -> None:
+        self._waiting[stage.folder] = began
+        self._ended[stage.folder] = answer
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._look(), name="entropic looks at Dask")
+
+    async def _look(self) -> None:
+        """While there are runs: see which have begun, that the client lives, how large it is."""
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        while self._ended:
+            await asyncio.sleep(_GLANCE_SECONDS)
+            await self._see_what_began()
+            if self._client.status == "closed":
+                # A closed client's loop may have stopped: nobody else would end these.
+                for answer in self._ended.values():
+                    answer.cancel()
+            elif loop.time() - asked > _SIZE_SECONDS:
+                await self._measure()
+                asked = loop.time()
+
+    async def _see_what_began(self) -> None:
+        """A run has begun when its stage is there; one look at a folder tells it of all."""
+        for folder in {os.path.dirname(folder) for folder in self._waiting}:
+            names = await anyio.to_thread.run_sync(_names, folder)
+            for name in names:
+                began = self._waiting.pop(os.path.join(folder, name), None)
+                if began is not None:
+                    began()
+
+    async def _measure(self) -> None:
+        """Follow a cluster that grows or shrinks."""
+        with contextlib.suppress(Exception):  # one that does not answer has not changed its size
+            async with asyncio.timeout(_SIZE_SECONDS):
+                self._threads = await _threads(self._dask_like)
+        self._slots.resize(self._held)
+
+    @property
+    def _dask_like(self) -> Dask:
+        return Dask(self._client, **self._options)
+
+    @property
+    def _held(self) -> int:
+        if self._most is not None and self._most < self._threads:
+            return self._most
+        return min(max(_FEWEST_TASKS, self._threads * _TASKS_PER_THREAD), _MOST_TASKS)
+
+    def _room(self) -> Slots:
+        """Slots of its own where the call limits it; otherwise all share those of the client."""
+        if self._most is not None or self._options:
+            return Slots(self._held)
+        slots = _slots.setdefault(self._client, Slots(self._held))
+        slots.resize(self._held)
+        return slots
 
 
-async def _ask(client: Any, question: Callable[[], Any]) -> Any:
-    """What a Dask client answers; a synchronous one blocks its thread until it does."""
-    return await question() if client.asynchronous else await anyio.to_thread.run_sync(question)
+_OPEN: Final = ("running", "connecting")
+
+# Several stores and sweeps of one client share the bound on what its scheduler holds.
+_slots: Final["weakref.WeakKeyDictionary[Any, Slots]"] = weakref.WeakKeyDictionary()
 
 
 def is_dask_client(value: object) -> bool:
@@ -105,3 +289,129 @@ def is_dask_client(value: object) -> bool:
         cls.__name__ == "Client" and cls.__module__.partition(".")[0] == "distributed"
         for cls in type(value).__mro__
     )
+
+
+def run_task(content: bytes) -> Reply:
+    """What a Dask worker is asked to do: run the job that it is given, once."""
+    return Reply.of(open_and_run(content, _run_once))
+
+
+def _run_once(job: Job) -> Outcome:
+    """Run a job, unless it was begun before: running it again is the caller's decision.
+
+    Dask itself would run a task again whose worker has died, or whose answer died with it.
+    """
+    if os.path.exists(job.stage.folder):
+        return _finished(job) or failed(
+            WorkerDiedError("the Dask worker that ran it died, or was told to leave, meanwhile")
+        )
+    if job.timeout is not None and not worker.is_async(job.runner):
+        from entropic.executors.processes import run_in_child
+
+        return run_in_child(job)
+    return worker.run_anywhere(job)
+
+
+def _finished(job: Job) -> Outcome | None:
+    """The outcome of a run that had finished before its worker died, by its sidecar."""
+    try:
+        with open(job.stage.sidecar, encoding="utf-8") as file:
+            sealed = json.load(file)
+    except (OSError, ValueError):
+        return None
+    staged = {**sealed["staged"], "companions": tuple(sealed["staged"]["companions"])}
+    return Outcome(
+        sealed["started_at"], sealed["elapsed_seconds"], sealed["host"], staged=Staged(**staged)
+    )
+
+
+def _take_stage(stage: Stage) -> bool:
+    """Make a run's stage before its worker does; whether that worked."""
+    try:
+        os.mkdir(stage.folder)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True  # the results folder is gone: the worker cannot make it either
+    return True
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+async def _answer(future: Any) -> Any:
+    """What a task returned, or the exception that it ended with; on the client's loop."""
+    try:
+        return await future
+    except (Exception, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return error
+
+
+async def _cancel(future: Any) -> None:
+    await future.cancel(reason="entropic", msg="the run is not needed any more")
+
+
+async def _threads(dask: Dask) -> int:
+    """How many threads the workers have that runs may go to."""
+    workers = dask.submit_options.get("workers")
+    if dask.submit_options.get("allow_other_workers"):
+        workers = None
+
+    async def ask() -> Any:
+        return await dask.client.scheduler.ncores(workers=_listed(workers))
+
+    return sum((await _on_loop_of(dask.client, ask())).values())
+
+
+def _listed(workers: Any) -> list[Any] | None:
+    if workers is None:
+        return None
+    return list(workers) if isinstance(workers, list | tuple | set | frozenset) else [workers]
+
+
+async def _on_loop_of(client: Any, work: Coroutine[Any, Any, T]) -> T:
+    """Await something on a client's loop: this one, or that of a synchronous client's thread."""
+    loop = client.loop.asyncio_loop
+    if loop is asyncio.get_running_loop():
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+
+
+def _check_client(client: Any) -> None:
+    if client.status not in _OPEN:
+        raise SettingsError(f"the Dask client is {client.status}; make a new one")
+    # Its public attribute says whether this is its own loop; on another one it would block
+    # this thread until that loop answers, which may be waiting for this call.
+    if getattr(client, "_asynchronous", False) and not client.asynchronous:
+        raise SettingsError(
+            "the Dask client is asynchronous and belongs to another event loop; use it with an"
+            " AsyncStore on its own loop, or make a synchronous client"
+        )
+
+
+def _check_options(client: Any, options: Mapping[str, Any]) -> None:
+    known = inspect.signature(client.submit).parameters
+    for name in options:
+        if name in _OUR_OWN_OPTIONS:
+            raise SettingsError(
+                f"{name}={options[name]!r} cannot be given to Dask: each run is a task of its own,"
+                " which entropic names; leave it out"
+            )
+        if name not in known or name in ("func", "args", "kwargs"):
+            raise SettingsError(
+                f"{name!r} is no option of client.submit; there are resources, priority, workers,"
+                " allow_other_workers, retries and fifo_timeout"
+            )
+
+
+def _caused(error: T, cause: BaseException) -> T:
+    assert isinstance(error, BaseException)
+    error.__cause__ = cause
+    return error

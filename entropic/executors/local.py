@@ -1,5 +1,6 @@
 """The places to run in this process: the calling thread, worker threads, the event loop."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -22,6 +23,7 @@ class CallerExecutor:
     # The last one to leave is the thread that runs it, and that only leaves when interrupted.
     can_stop = True
     stops_late_runs = False
+    needs_the_caller = True
 
     def check(self, runner: Runner) -> None:
         """Every runner can."""
@@ -48,6 +50,7 @@ class ThreadExecutor:
 
     can_stop = False
     stops_late_runs = False
+    needs_the_caller = False
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -81,6 +84,7 @@ class LoopExecutor:
 
     can_stop = True
     stops_late_runs = True
+    needs_the_caller = False
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -102,3 +106,10 @@ class LoopExecutor:
     async def aclose(self) -> None:
         """End the threads that touched files."""
         self._threads.close()
+
+
+def available_cpus() -> int:
+    """How many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

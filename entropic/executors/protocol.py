@@ -14,10 +14,12 @@ class Executor(Protocol):
         workers: How many runners can be at work at once.
         can_stop: Whether a cancellation stops a runner that is at work.
         stops_late_runs: Whether a job's ``timeout`` stops its runner.
+        needs_the_caller: Whether it runs only while the thread that called waits.
     """
 
     can_stop: bool
     stops_late_runs: bool
+    needs_the_caller: bool
 
     @property
     def workers(self) -> int:

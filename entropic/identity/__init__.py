@@ -6,7 +6,9 @@ without those that equal their identity default, are the canonical form; the run
 16 hexadecimal characters of its SHA-256. Looking rows up and comparing them is left to others.
 """
 
+import contextlib
 import itertools
+import json
 import re
 import reprlib
 import unicodedata
@@ -198,6 +200,14 @@ class Identity:
             name: value if isinstance(value, float) else plain(value)
             for name, value in values.items()
         }
+
+    def from_portable(self, text: str) -> dict[str, Any]:
+        """Values from the JSON that ``portable`` made; as they are where the model has changed."""
+        values: dict[str, Any] = json.loads(text)
+        for name in values.keys() & self.parameters.keys():
+            with contextlib.suppress(ParamsError):
+                values[name] = self.coerce(name, values[name])
+        return values
 
     def _check_defaults(self) -> None:
         for name in self.parameters:

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import anyio.to_thread
 
 from entropic.database import Database, Transaction
-from entropic.errors import EntropicError, IdConflictError
+from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError
 from entropic.identity import Identity, ParameterSet, is_heavy
 from entropic.ledger.statements import RESULT_COLUMNS, Statements
 from entropic.models import RESERVED, Base, detached
@@ -244,6 +244,15 @@ class Ledger(Generic[R]):
         ]
         await self._database.write(lambda t: t.execute_many(self._statements.fail, rows))
 
+    async def failures(self) -> list[Failure]:
+        """The failures on record, by run id: those after which the run has not succeeded.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        rows = await self._database.read(self._statements.failures, b_model=self._model)
+        return [self._failure(id, attempts, error) for id, attempts, error in rows]
+
     async def delete(
         self, id: str, forget: Callable[[Entry[R]], Awaitable[Result]]
     ) -> Entry[R] | None:
@@ -292,6 +301,18 @@ class Ledger(Generic[R]):
             " was overwritten: choose another id, or delete that run first",
             id=parameters.id,
         )
+
+    def _failure(self, id: str, attempts: int, about: Mapping[str, Any]) -> Failure:
+        params = self._identity.from_portable(about.get("params") or "{}")
+        traceback = about["traceback"]
+        error = RemoteRunError(
+            about["message"],
+            type_name=about["type"],
+            traceback=traceback,
+            id=id,
+            params=params,
+        )
+        return Failure(params, id, error, traceback, attempts)
 
     async def _conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
         """The same, in a thread where the stored values are large."""

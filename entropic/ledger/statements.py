@@ -39,6 +39,7 @@ class Statements:
         self.store = database.statement(_store(dialect.insert(table), columns))
         self.settle = database.statement(_settle())
         self.fail = database.statement(_fail(table))
+        self.failures = database.statement(_failures())
         self.delete = database.statement(sa.delete(table).where(table.c.id == _bound("b_id")))
         self.bury = database.statement(_bury(dialect.insert(runs_table)))
 
@@ -134,6 +135,11 @@ def _fail(table: sa.FromClause) -> sa.Update:
             error=_bound("b_error", RUN.error.type),
         )
     )
+
+
+def _failures() -> sa.Select[Any]:
+    has_failed = (RUN.model == _bound("b_model")) & RUN.error.is_not(None)
+    return sa.select(RUN.id, RUN.attempts, RUN.error).where(has_failed).order_by(RUN.id)
 
 
 def _bury(insert: Any) -> Any:

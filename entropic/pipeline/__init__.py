@@ -8,32 +8,36 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder, find, remove_registered
 from entropic.errors import (
+    Failure,
     IdConflictError,
     ResultMissingError,
     ResultsDirError,
     RunInterruptedError,
     StoreClosedError,
+    SweepError,
 )
-from entropic.executors import Executor, Threads
+from entropic.executors import Executors, Threads
 from entropic.identity import Identity, ParameterSet, checked_id
 from entropic.leases import Flight, Flights, waiting
 from entropic.ledger import Entry, Finished, Ledger, Published, Result
 from entropic.models import Base, copied
 from entropic.pipeline.lookup import Answer, Lookup, locate
 from entropic.pipeline.request import Request
-from entropic.pipeline.runs import Landed, Runs, own_name
+from entropic.pipeline.runs import Landed, RunOptions, Runs, own_name
 from entropic.pipeline.sources import Params, Source, as_source
+from entropic.progress import Meter
+from entropic.schedule import OnError, Schedule
 from entropic.worker import Runner, running
 
 # Hops to files are short, and most of them wait for a disk.
 _IO_THREADS: Final = 4
 
-__all__ = ["Params", "Pipeline", "as_source"]
+__all__ = ["Params", "Pipeline", "RunOptions", "Source", "as_source"]
 
 R = TypeVar("R", bound=Base)
 
@@ -45,6 +49,7 @@ class Pipeline(Generic[R]):
 
     Args:
         runner: The user's function.
+        executors: Where it can run.
         identity: The model's rules.
         ledger: The stored rows.
         folder: The stored results.
@@ -56,6 +61,7 @@ class Pipeline(Generic[R]):
     def __init__(
         self,
         runner: Runner,
+        executors: Executors,
         identity: Identity,
         ledger: Ledger[R],
         folder: ResultsFolder,
@@ -64,6 +70,7 @@ class Pipeline(Generic[R]):
         owner: str,
         checksum: bool,
     ) -> None:
+        self._executors = executors
         self._ledger = ledger
         self._identity = identity
         self._folder = folder
@@ -74,7 +81,7 @@ class Pipeline(Generic[R]):
         self._calls = 0
         self._is_idle = asyncio.Event()
         self._requests: set[Request[R]] = set()
-        self._flights: Flights[Landed[R] | None] = Flights()
+        self._flights: Flights[Landed[R] | Failure | None] = Flights()
         self._runs = Runs(
             runner,
             identity,
@@ -89,40 +96,82 @@ class Pipeline(Generic[R]):
     async def collect(
         self,
         source: Source,
-        executor: Executor,
-        custom_data: Mapping[str, Any],
+        options: RunOptions,
         *,
+        on_error: OnError,
+        meter: Meter,
         force: bool = False,
     ) -> list[R]:
         """One record for each distinct parameter set of an input, in first-seen order.
 
         Args:
             source: The parameter sets.
-            executor: Where to run what is missing.
-            custom_data: What goes to the rows of new runs.
+            options: How to run what is missing.
+            on_error: What a run that fails means for the others.
+            meter: Told how far it has come.
             force: Whether to run what is stored, too.
 
         Raises:
+            SweepError: Runs have failed, and ``on_error`` is ``"finish"``.
             Exception: What the first runner that failed raised, after those that were at work
                 have ended and been kept; or what the input raised.
             EntropicError: A parameter set cannot be run, a run left no result, the folder or the
                 database failed.
         """
-        request = Request(
-            source,
-            self._lookup,
-            functools.partial(
-                self._obtain, custom_data=custom_data, executor=executor, force=force
-            ),
-            self._flights,
-            workers=executor.workers,
-            force=force,
-        )
+        schedule = Schedule(options.executor.workers, on_error=on_error)
+        request = self._request(source, options, schedule, meter, force=force, is_streamed=False)
         self._requests.add(request)
         try:
-            return await request.collect()
+            records = await request.collect()
         finally:
             self._requests.discard(request)
+        _tell_of(request, records)
+        return records
+
+    async def stream(
+        self, source: Source, options: RunOptions, *, on_error: OnError, meter: Meter
+    ) -> AsyncGenerator[R, None]:
+        """One record for each parameter set of an input, as they are ready; else as ``collect``.
+
+        What is under way goes on while nobody waits for the next record.
+        """
+        self._check_open()
+        schedule = Schedule(
+            options.executor.workers,
+            on_error=on_error,
+            is_streamed=True,
+            on_demand=options.executor.needs_the_caller,
+        )
+        request = self._request(source, options, schedule, meter, force=False, is_streamed=True)
+        self._requests.add(request)
+        try:
+            while (output := await request.next()) is not None:
+                yield output[1]
+        finally:
+            await request.aclose()
+            self._requests.discard(request)
+        _tell_of(request, ())
+
+    def _request(
+        self,
+        source: Source,
+        options: RunOptions,
+        schedule: Schedule,
+        meter: Meter,
+        *,
+        force: bool,
+        is_streamed: bool,
+    ) -> Request[R]:
+        return Request(
+            source,
+            self._lookup,
+            functools.partial(self._obtain, options=options, force=force),
+            self._flights,
+            schedule,
+            meter,
+            force=force,
+            is_streamed=is_streamed,
+        )
 
     async def retrieve(self, params: Params) -> R | None:
         """The record of a parameter set; ``None`` on a miss."""
@@ -173,6 +222,10 @@ class Pipeline(Generic[R]):
         """Whether the current code is inside one of this cache's own runs."""
         return any(cache == self._nonce for cache, _ in running.get())
 
+    async def failures(self) -> list[Failure]:
+        """The failures on record, by run id."""
+        return await self._ledger.failures()
+
     def begin_call(self) -> None:
         """A call is under way: what it uses is not given back before it has ended.
 
@@ -195,6 +248,8 @@ class Pipeline(Generic[R]):
             request.close(StoreClosedError())
         await self._flights.stop()
         await self._runs.aclose()
+        for request in list(self._requests):
+            await request.ended()
         while self._calls:
             self._is_idle.clear()
             await self._is_idle.wait()
@@ -212,10 +267,9 @@ class Pipeline(Generic[R]):
         answer: Answer[R],
         on_failure: Callable[[], None],
         *,
-        custom_data: Mapping[str, Any],
-        executor: Executor,
+        options: RunOptions,
         force: bool,
-    ) -> Landed[R]:
+    ) -> Landed[R] | Failure:
         """Run what was missing, or wait for the one who runs it already."""
         while True:
             self._check_open()
@@ -225,10 +279,9 @@ class Pipeline(Generic[R]):
             with waiting(running.get(), (self._nonce, parameters.id)):
                 if flight is None:
                     run = functools.partial(
-                        self._runs.run,
+                        self._run,
                         parameters=parameters,
-                        custom_data=custom_data,
-                        executor=executor,
+                        options=options,
                         unless_newer_than=None if force else answer.entry.published,
                     )
                     flight = self._flights.start(parameters.id, parameters.digest, run)
@@ -246,14 +299,23 @@ class Pipeline(Generic[R]):
             if answer.record is not None and not force:
                 return Landed(answer.record, None)
 
+    async def _run(
+        self, flight: Flight[Any], *, options: RunOptions, **about: Any
+    ) -> Landed[R] | Failure | None:
+        self._executors.share(options.executor)
+        try:
+            return await self._runs.run(flight, options=options, **about)
+        finally:
+            await self._executors.release(options.executor)
+
     def _landed(
         self,
-        flight: Flight[Landed[R] | None],
+        flight: Flight[Landed[R] | Failure | None],
         parameters: ParameterSet,
         *,
         is_mine: bool,
         force: bool,
-    ) -> Landed[R] | None:
+    ) -> Landed[R] | Failure | None:
         """What a flight that has ended is to one of its waiters; ``None`` to look again."""
         if flight.task.cancelled():
             self._check_open()
@@ -267,7 +329,7 @@ class Pipeline(Generic[R]):
         if force and not is_mine:  # that was somebody else's run; this one is still to come
             return None
         landed = flight.task.result()
-        if landed is None or is_mine:
+        if is_mine or not isinstance(landed, Landed):
             return landed
         # A record of one's own: it is the caller's to change.
         return Landed(copied(landed.record), None)
@@ -327,6 +389,22 @@ def _check_same(flight: Flight[Any], parameters: ParameterSet) -> None:
             f" {parameters.values!r}; choose another id",
             id=parameters.id,
         )
+
+
+def _tell_of(request: Request[Any], records: Sequence[Base]) -> None:
+    """Raise or log, as was asked for, that runs have failed."""
+    if not request.failed:
+        return
+    count = f"{request.failed} run{'s' if request.failed > 1 else ''} failed"
+    if not request.failures:
+        _logger.warning("%s and left out; the store's failures() lists them", count)
+        return
+    raise SweepError(
+        f"{count}; all others are stored",
+        [failure.exception for failure in request.failures],
+        records=records,
+        failures=request.failures,
+    )
 
 
 def _registered(path: str) -> Published:

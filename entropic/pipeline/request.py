@@ -1,22 +1,30 @@
 """One call's way through the pipeline: it tells the schedule what happens, and does what it says.
 
-Runs and the reading of the input are tasks; each puts its name into one queue as it ends, so
-there is one place where things happen after each other.
+Runs and the reading of the input are tasks; each puts its name into one line as it ends, so there
+is one place where things happen after each other.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from entropic._shield import to_the_end
-from entropic.errors import EntropicError, IdConflictError, ResultsDirError
+from entropic.errors import (
+    EntropicError,
+    Failure,
+    IdConflictError,
+    ResultsDirError,
+    RunInterruptedError,
+)
 from entropic.identity import ParameterSet
 from entropic.leases import Flights
-from entropic.models import Base
+from entropic.models import Base, copied
 from entropic.pipeline.lookup import Answer, Lookup
 from entropic.pipeline.runs import Landed
 from entropic.pipeline.sources import Source
+from entropic.progress import Meter
 from entropic.schedule import Leave, Pull, Schedule, Start
 
 _logger = logging.getLogger("entropic")
@@ -25,44 +33,60 @@ R = TypeVar("R", bound=Base)
 
 
 class Request(Generic[R]):
-    """One call.
+    """One call; an iterator of its records, each with the place of its set in the input.
 
     Args:
         source: The input.
         lookup: How parameter sets become answers.
         obtain: Runs what was missing, or waits for the one who runs it; calls back as soon as
-            its runner has failed.
+            its runner has failed for good.
         flights: The runs under way.
-        workers: How many runners can be at work at once.
+        schedule: What to do when.
+        meter: Told what happens.
         force: Whether to run what is stored, too.
+        is_streamed: Whether each set of the input gets a record, not only each distinct one.
+
+    Attributes:
+        failed: How many runs have failed, where that ends nothing.
+        failures: Those, where they are wanted in the end.
     """
 
     def __init__(
         self,
         source: Source,
         lookup: Lookup[R],
-        obtain: Callable[[Answer[R], Callable[[], None]], Awaitable[Landed[R]]],
+        obtain: Callable[[Answer[R], Callable[[], None]], Awaitable[Landed[R] | Failure]],
         flights: Flights[Any],
+        schedule: Schedule,
+        meter: Meter,
         *,
-        workers: int,
         force: bool,
+        is_streamed: bool,
     ) -> None:
         self._source = source
         self._lookup = lookup
         self._obtain = obtain
         self._flights = flights
+        self._schedule = schedule
+        self._meter = meter
         self._force = force
-        self._schedule = Schedule(workers)
+        self._is_streamed = is_streamed
+        self.failed = 0
+        self.failures: list[Failure] = []
         self._position = 0
         self._own_ids: dict[str, str] = {}
-        self._records: dict[str, R] = {}
         self._missing: dict[str, Answer[R]] = {}
+        self._places: dict[str, list[int]] = {}
+        self._ready: deque[tuple[int, R]] = deque()
+        self._is_wanted = False
         self._error: BaseException | None = None
         self._closing: Exception | None = None
-        self._is_cut_short = False
+        self._working: asyncio.Task[None] | None = None
         self._pulling: asyncio.Task[None] | None = None
-        self._running: dict[str, asyncio.Task[Landed[R]]] = {}
-        self._ended: asyncio.Queue[str | None] = asyncio.Queue()
+        self._running: dict[str, asyncio.Task[Landed[R] | Failure]] = {}
+        self._ended: deque[str | None] = deque()
+        self._has_news = asyncio.Event()
+        self._has_output = asyncio.Event()
 
     async def collect(self) -> list[R]:
         """One record for each distinct set of the input, in first-seen order.
@@ -71,68 +95,123 @@ class Request(Generic[R]):
             Exception: The first failure, of a run or of the input, once all that was at work has
                 ended.
         """
+        self._is_wanted = True
         try:
-            while True:
-                for action in self._schedule.next():
-                    self._act(action)
-                if self._schedule.is_over:
-                    break
-                self._note(await self._ended.get())
-                while not self._ended.empty():
-                    self._note(self._ended.get_nowait())
+            await self._work()
+        finally:
+            await self._source.aclose()
+        self._check_end()
+        return [record for _, record in sorted(self._ready, key=lambda output: output[0])]
+
+    async def next(self) -> tuple[int, R] | None:
+        """The next record that is ready, or ``None`` at the end; work goes on in between.
+
+        Raises:
+            Exception: The first failure, after all records that there are.
+        """
+        if self._working is None:
+            self._working = asyncio.create_task(self._work())
+        while not self._ready and not self._working.done():
+            self._is_wanted = True
+            self._has_news.set()
+            self._has_output.clear()
+            await self._has_output.wait()
+        self._is_wanted = False
+        if self._ready:
+            self._has_news.set()  # there is room for more
+            return self._ready.popleft()
+        self._working.result()
+        self._check_end()
+        return None
+
+    async def aclose(self) -> None:
+        """Leave what is still under way."""
+        if self._working is not None and not self._working.done():
+            self._working.cancel()
+            await to_the_end(asyncio.wait({self._working}))
+        await self._source.aclose()
+
+    async def ended(self) -> None:
+        """Wait until a stream's work has ended; its records may still be taken."""
+        if self._working is not None:
+            await asyncio.wait({self._working})
+
+    def close(self, error: Exception) -> None:
+        """Start nothing more and let what is at work end; the error is for what is then missing."""
+        self._closing = error
+        self._schedule.halt()
+        self._has_news.set()
+
+    async def _work(self) -> None:
+        try:
+            self._act()
+            while not self._schedule.is_over:
+                await self._has_news.wait()
+                self._has_news.clear()
+                while self._ended:
+                    self._note(self._ended.popleft())
+                self._act()
         finally:
             await self._leave()
+            self._has_output.set()
+
+    def _check_end(self) -> None:
         if self._error is not None:
             try:
                 raise self._error
             finally:
                 self._error = None  # whose traceback leads here: neither is to keep the other
-        is_missing = self._is_cut_short or len(self._records) < len(self._schedule.order)
-        if self._closing is not None and is_missing:
-            raise self._closing
-        return [self._records[id] for id in self._schedule.order]
+        if not self._schedule.is_complete:
+            # Without a reason that is known, it is one all the same: nothing is left out silently.
+            raise self._closing or RunInterruptedError("runs were interrupted from outside")
 
-    def _act(self, action: Pull | Start | Leave) -> None:
-        match action:
-            case Pull(most):
-                self._pulling = asyncio.create_task(self._pull(most))
-                self._pulling.add_done_callback(lambda _: self._ended.put_nowait(None))
-            case Start(ids):
-                for id in ids:
-                    self._start(id)
-            case Leave(ids):
-                if self._pulling is not None:
-                    self._pulling.cancel()  # nobody needs what an input yields an hour later
-                for id in ids:
-                    flight = self._flights.get(self._missing[id].parameters.id)
-                    if flight is None or not flight.has_started:
-                        self._running[id].cancel()
+    def _act(self) -> None:
+        for action in self._schedule.next(len(self._ready), is_wanted=self._is_wanted):
+            match action:
+                case Pull(most):
+                    self._pulling = asyncio.create_task(self._pull(most))
+                    self._pulling.add_done_callback(lambda _: self._tell(None))
+                case Start(ids):
+                    for id in ids:
+                        self._start(id)
+                case Leave(ids):
+                    if self._pulling is not None:
+                        self._pulling.cancel()  # nobody needs what an input yields an hour later
+                    for id in ids:
+                        self._drop(id)
 
     def _start(self, id: str) -> None:
-        task = asyncio.ensure_future(self._obtain(self._missing[id], self._stop))
+        task = asyncio.ensure_future(self._obtain(self._missing[id], self._foresee_failure))
         self._running[id] = task
-        task.add_done_callback(lambda _: self._ended.put_nowait(id))
+        task.add_done_callback(lambda _: self._tell(id))
 
-    def close(self, error: Exception) -> None:
-        """Start nothing more and let what is at work end; the error is for what is then missing."""
-        self._closing = error
-        self._is_cut_short = self._schedule.has_input
-        self._stop()
+    def _drop(self, id: str) -> None:
+        """Leave a run, unless its runner has been called."""
+        flight = self._flights.get(self._missing[id].parameters.id)
+        if flight is None or not flight.has_started:
+            self._running[id].cancel()
 
-    def _stop(self) -> None:
+    def _tell(self, ended: str | None) -> None:
+        self._ended.append(ended)
+        self._has_news.set()
+
+    def _foresee_failure(self) -> None:
         """A runner has failed: leave what has not started, before it gets that one's place."""
         self._schedule.failing()
-        for action in self._schedule.next():
-            self._act(action)
+        self._act()
 
     async def _pull(self, most: int) -> None:
         batch = await self._source.take(most)
         sets = await self._lookup.resolve(batch, self._position)
+        places: dict[str, list[int]] = {}
+        for position, parameters in enumerate(sets, self._position):
+            self._check_own_id(parameters)
+            places.setdefault(parameters.id, []).append(position)
         self._position += len(batch)
-        self._check_own_ids(sets)
         by_id = {parameters.id: parameters for parameters in reversed(sets)}
-        new = self._schedule.offered([parameters.id for parameters in sets])
-        misses = []
+        new = self._schedule.offered(list(places))
+        self._join({id: places[id] for id in places.keys() - set(new)})
+        hits, misses = [], []
         for id, answer in zip(
             new, await self._lookup.answer([by_id[id] for id in new]), strict=True
         ):
@@ -140,51 +219,93 @@ class Request(Generic[R]):
                 raise answer.error
             if answer.record is not None and not self._force:
                 _logger.info("hit %s", answer.parameters.id)
-                self._records[id] = answer.record
+                hits.append(id)
+                self._put(places[id], answer.record)
             else:
                 self._missing[id] = answer
+                self._places[id] = places[id]
                 misses.append(id)
-        self._schedule.looked_up(misses, is_last=not batch)
+        # A set that was there before counts as one, too: as many are done as there were.
+        self._meter.hit(len(batch) - len(misses))
+        self._forget(hits)
+        self._schedule.looked_up(hits, misses, is_last=not batch)
 
     def _is_forced_through(self, error: EntropicError) -> bool:
         """Whether to run all the same: what is run anew does not need the folder that is gone."""
         return self._force and isinstance(error, ResultsDirError)
 
-    def _check_own_ids(self, sets: Sequence[ParameterSet]) -> None:
+    def _join(self, places: dict[str, list[int]]) -> None:
+        """Of what is under way already, a stream has a record for each set that asked for it."""
+        if self._is_streamed:
+            for id in places.keys() & self._places.keys():
+                self._places[id].extend(places[id])
+
+    def _put(self, places: Sequence[int], record: R) -> None:
+        """A record is ready; a copy of its own for each set that asked for it."""
+        self._ready.append((places[0], record))
+        if self._is_streamed:
+            self._ready.extend((place, copied(record)) for place in places[1:])
+        self._has_output.set()
+
+    def _check_own_id(self, parameters: ParameterSet) -> None:
         """An id of the caller's own must not stand for two sets of one input."""
-        for parameters in sets:
-            if parameters.has_own_id:
-                known = self._own_ids.setdefault(parameters.id, parameters.digest)
-                if known != parameters.digest:
-                    raise IdConflictError(
-                        f"the id {parameters.id!r} stands for two parameter sets of this input,"
-                        f" {parameters.values!r} being the second; choose another id",
-                        id=parameters.id,
-                    )
+        if not parameters.has_own_id:
+            return
+        known = self._own_ids.setdefault(parameters.id, parameters.digest)
+        if known != parameters.digest:
+            raise IdConflictError(
+                f"the id {parameters.id!r} stands for two parameter sets of this input,"
+                f" {parameters.values!r} being the second; choose another id",
+                id=parameters.id,
+            )
 
     def _note(self, ended: str | None) -> None:
         """Take notice of a task that has ended: a run's, or (``None``) that of the input."""
         if ended is None:
             assert self._pulling is not None
-            if not self._note_failure(None, self._pulling) and self._pulling.cancelled():
-                self._schedule.failed(None)
+            if self._broke(self._pulling) or self._pulling.cancelled():
+                self._schedule.input_ended()
             return
         task = self._running.pop(ended)
-        if not self._note_failure(ended, task):
-            del self._missing[ended]
-            landed = None if task.cancelled() else task.result()
-            if landed is not None:
-                self._records[ended] = landed.record
-            self._schedule.finished(ended, None if landed is None else landed.seconds)
+        del self._missing[ended]
+        places = self._places.pop(ended)
+        self._forget([ended])
+        if self._broke(task) or task.cancelled():
+            self._schedule.dropped(ended)
+            return
+        landed = task.result()
+        if isinstance(landed, Failure):
+            self._meter.failed()
+            self._fail(landed)
+            self._schedule.failed(ended)
+            return
+        self._meter.ran()
+        self._put(places, landed.record)
+        self._schedule.finished(ended, landed.seconds)
 
-    def _note_failure(self, id: str | None, task: asyncio.Task[Any]) -> bool:
+    def _broke(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a task has come to an error that ends everything, and is not just a run's."""
         error = None if task.cancelled() else task.exception()
         if error is None:
             return False
-        self._schedule.failed(id)
+        self._schedule.halt()
         if self._error is None:
             self._error = error
         return True
+
+    def _fail(self, failure: Failure) -> None:
+        if self._schedule.on_error == "raise":
+            self._error = self._error or failure.exception
+            return
+        self.failed += 1
+        if self._schedule.on_error == "finish":
+            self.failures.append(failure)
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        """A stream remembers only what is under way: its input may be endless."""
+        if self._is_streamed:
+            for id in ids:
+                self._own_ids.pop(id, None)
 
     async def _leave(self) -> None:
         """Leave what is still under way; what has started and cannot be stopped goes on."""

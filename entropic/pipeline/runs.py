@@ -6,22 +6,25 @@ who waits for it, is left to the callers.
 
 import asyncio
 import contextlib
+import itertools
+import json
 import logging
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
-from entropic._shield import undisturbed
+from entropic._shield import to_the_end, undisturbed
 from entropic.artifacts import ResultsFolder, Stage, Staged
-from entropic.errors import EntropicError, ResultsDirError, RunError
+from entropic.errors import EntropicError, Failure, ResultsDirError, RunCycleError, RunError
 from entropic.executors import Executor, Threads
 from entropic.identity import Identity, ParameterSet, is_heavy, shortened
 from entropic.leases import Flight
 from entropic.ledger import Claim, Entry, Finished, Ledger, Published, Result
 from entropic.models import Base
 from entropic.pipeline.batching import Batcher
-from entropic.schedule import BATCH
+from entropic.schedule import BATCH, retry_delay
 from entropic.worker import DURABLE_SECONDS, Job, Outcome, Runner, running
 
 T = TypeVar("T")
@@ -47,6 +50,23 @@ class Landed(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a call wants its runs to be carried out.
+
+    Attributes:
+        executor: Where.
+        custom_data: What goes to their rows beside ``elapsed_seconds``.
+        retries: How many times more one that fails is tried.
+        timeout: Seconds after which a runner is stopped.
+    """
+
+    executor: Executor
+    custom_data: Mapping[str, Any]
+    retries: int = 0
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Executed(Finished):
     """A finished run with what its executor left."""
 
@@ -57,10 +77,15 @@ class _Executed(Finished):
 
 @dataclass(slots=True)
 class _Run:
-    """One run in hand; claim and stage are there once it has been taken."""
+    """One run in hand; claim and stage are there once it has been taken.
+
+    Attributes:
+        is_last: Whether it is not tried again if it fails.
+    """
 
     parameters: ParameterSet
-    custom_data: Mapping[str, Any]
+    options: RunOptions
+    is_last: bool
     claim: Claim = field(init=False)
     stage: Stage = field(init=False)
 
@@ -115,38 +140,52 @@ class Runs(Generic[R]):
         self,
         flight: Flight[Any],
         parameters: ParameterSet,
-        custom_data: Mapping[str, Any],
-        executor: Executor,
+        options: RunOptions,
         *,
         unless_newer_than: int | None,
-    ) -> Landed[R] | None:
-        """Run one parameter set.
+    ) -> Landed[R] | Failure | None:
+        """Run one parameter set, again where it fails and that is asked for.
 
         Args:
             flight: Told when the runner is called.
             parameters: What to run.
-            custom_data: What goes to the row beside ``elapsed_seconds``.
-            executor: Where to run.
+            options: How.
             unless_newer_than: The token of the stored result that was looked at; a run that was
                 stored since then makes this one needless. ``None`` to run in any case.
 
         Returns:
-            ``None`` when somebody has stored the run since it was looked up, or a later owner's
-            result has been stored and deleted: look again.
+            The failure, where the run has failed for good. ``None`` when somebody has stored the
+            run since it was looked up, or a later owner's result has been stored and deleted:
+            look again.
 
         Raises:
-            Exception: What the runner raised, with a note that names the params.
-            EntropicError: The run left no result, or could not be stored.
+            EntropicError: The run could not be carried out, or not be stored.
             asyncio.CancelledError: The run was interrupted; its claim has been given back.
         """
-        run = _Run(parameters, custom_data)
+        for attempt in itertools.count(1):
+            run = _Run(parameters, options, is_last=attempt > options.retries)
+            landed = await self._attempt(flight, run, unless_newer_than)
+            if not isinstance(landed, Failure):
+                return landed
+            if run.is_last or not _may_pass(landed.exception):
+                return replace(landed, attempts=attempt)
+            # Meanwhile nothing is at work, and nothing is lost by leaving.
+            flight.has_started = False
+            delay = retry_delay(attempt, random.random())
+            _logger.info("run %s is tried again in %.1f s", parameters.id, delay)
+            await asyncio.sleep(delay)
+        raise AssertionError
+
+    async def _attempt(
+        self, flight: Flight[Any], run: _Run, unless_newer_than: int | None
+    ) -> Landed[R] | Failure | None:
         taking = asyncio.ensure_future(self._take(run))
         try:
             await asyncio.shield(taking)
             if unless_newer_than is not None and run.claim.published > unless_newer_than:
                 await undisturbed(self._give_back(run))
                 return None
-            outcome = await self._execute(flight, run, executor)
+            outcome = await self._execute(flight, run)
         except asyncio.CancelledError:
             await self._leave_in_order(run, taking)
             raise
@@ -155,11 +194,17 @@ class Runs(Generic[R]):
             await undisturbed(self._give_back(run, self._failure(run, error)))
             raise
         if outcome.error is not None:
-            failure = self._failure(run, outcome.error, outcome.traceback)
+            about = self._failure(run, outcome.error, outcome.traceback)
             # A result that was finished before the disk failed is left where it is.
             leave = self._settle if outcome.is_finished else self._give_back
-            await undisturbed(leave(run, failure))
-            raise outcome.error
+            # A cancellation must not be lost on a run that would be tried again.
+            await (undisturbed if run.is_last else to_the_end)(leave(run, about))
+            if outcome.is_finished:  # whatever runs next, the disk fails it, too
+                raise outcome.error
+            values = run.parameters.values
+            return Failure(
+                dict(values), run.parameters.id, outcome.error, outcome.traceback or "", 1
+            )
         return await undisturbed(self._store(run, outcome))
 
     async def aclose(self) -> None:
@@ -188,7 +233,8 @@ class Runs(Generic[R]):
         (run.claim,) = await self._claims.ask([run.parameters.id])
         run.stage = self._folder.stage(run.parameters.id, run.claim.token, self._nonce)
 
-    async def _execute(self, flight: Flight[Any], run: _Run, executor: Executor) -> Outcome:
+    async def _execute(self, flight: Flight[Any], run: _Run) -> Outcome:
+        executor = run.options.executor
         job = await self._off_loop(run, self._job)
         async with executor.slot(len(job.chain)):
 
@@ -198,7 +244,8 @@ class Runs(Generic[R]):
 
             outcome = await executor.run(job, began)
             flight.cannot_stop = False
-            if outcome.error is not None:
+            flight.has_started = True  # an executor may not have been able to say so
+            if outcome.error is not None and (run.is_last or not _may_pass(outcome.error)):
                 for tell in flight.on_failure:
                     tell()
             return outcome
@@ -223,9 +270,10 @@ class Runs(Generic[R]):
                 "token": run.claim.token,
                 "owner": self._owner,
                 "values": self._identity.portable(run.parameters.values),
-                "custom_data": dict(run.custom_data),
+                "custom_data": dict(run.options.custom_data),
             },
             checksum=self._checksum,
+            timeout=run.options.timeout,
             chain=running.get(),
         )
 
@@ -235,7 +283,7 @@ class Runs(Generic[R]):
             run.parameters,
             await self._off_loop(run, lambda run: self._identity.stored(run.parameters.values)),
             run.claim.token,
-            {"elapsed_seconds": outcome.elapsed_seconds, **run.custom_data},
+            {"elapsed_seconds": outcome.elapsed_seconds, **run.options.custom_data},
             run.stage,
             outcome.staged,
             outcome,
@@ -315,6 +363,8 @@ class Runs(Generic[R]):
         if isinstance(error, RunError) and error.id is None:  # not one of a run that this one needs
             error.id, error.params = id, dict(values)
         about = {
+            # Large ones are not worth the time that writing them would take the loop.
+            "params": None if is_heavy(values) else json.dumps(self._identity.portable(values)),
             "type": f"{type(error).__module__}.{type(error).__qualname__}",
             "message": _message(error),
             "traceback": (traceback or "")[-_LONGEST_TRACEBACK:],
@@ -365,6 +415,11 @@ def own_name(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
     # A relative path was relative to wherever entropic 2 was used.
     is_here = not os.path.isabs(stored) or os.path.dirname(stored) == folder.path
     return name if is_here and os.path.basename(stored) == name else None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another try may do better; a run that needs itself never gets it."""
+    return not isinstance(error, RunCycleError)
 
 
 def _is_settled(answer: object) -> bool:

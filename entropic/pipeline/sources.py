@@ -5,6 +5,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 from typing import Any, Protocol
 
 from entropic._portal import CallerItems, take_slice
+from entropic._shield import to_the_end
 from entropic.errors import ParamsError
 
 Params = Mapping[str, Any]
@@ -17,6 +18,10 @@ class Source(Protocol):
         """The next parameter sets, at most ``most``; an empty list at the end."""
         ...
 
+    async def aclose(self) -> None:
+        """Read no more of it; the input itself is the user's, and stays open."""
+        ...
+
 
 class _Items:
     def __init__(self, items: Iterator[Params]) -> None:
@@ -27,17 +32,58 @@ class _Items:
         await asyncio.sleep(0)  # the loop's other tasks have their turn between two slices
         return taken
 
+    async def aclose(self) -> None:
+        pass
+
 
 class _AsyncItems:
+    """Read by one task from its beginning to its end: some generators must not change theirs."""
+
     def __init__(self, items: AsyncIterator[Params]) -> None:
         self._items = items
+        self._taken: list[Params] = []
+        self._wanted = 0
+        self._is_wanted = asyncio.Event()
+        self._has_come = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
 
     async def take(self, most: int) -> list[Params]:
-        # One at a time: nobody can say whether the next one comes at once or in an hour.
-        try:
-            return [await anext(self._items)]
-        except StopAsyncIteration:
-            return []
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(lambda _: self._has_come.set())
+        self._wanted = most
+        self._is_wanted.set()
+        await self._has_come.wait()
+        # What comes at once shares a look-up; nobody can say whether the next comes in an hour.
+        count = 0
+        while count < len(self._taken) < most:
+            count = len(self._taken)
+            await asyncio.sleep(0)
+        self._wanted = 0
+        taken, self._taken = self._taken[:most], self._taken[most:]
+        if self._reading.done():
+            if not taken:
+                self._reading.result()
+        elif not self._taken:
+            self._has_come.clear()
+        return taken
+
+    async def aclose(self) -> None:
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+            await to_the_end(asyncio.wait({self._reading}))
+
+    async def _read(self) -> None:
+        while True:
+            while len(self._taken) >= self._wanted:
+                self._is_wanted.clear()
+                await self._is_wanted.wait()
+            try:
+                item = await anext(self._items)
+            except StopAsyncIteration:
+                return
+            self._taken.append(item)
+            self._has_come.set()
 
 
 def as_source(params: Iterable[Params] | AsyncIterable[Params] | Source) -> Source:

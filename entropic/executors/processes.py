@@ -1,0 +1,240 @@
+"""Worker processes as a place to run.
+
+A pool of our own, after pebble and loky were looked at. Both start workers through
+multiprocessing, which imports the script again that started them (pebble 5.2; without a guard, it
+ends in an error, or in workers that are started without end) and cannot be used where the parent
+is a daemonic process, as a Dask worker is; and with loky 3.7, a worker that dies takes all pending
+runs with it. What is left to do by ourselves is small: start a program, send it bytes, wait.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from entropic import worker
+from entropic._shield import to_the_end
+from entropic._slots import Slots
+from entropic.errors import WorkerDiedError
+from entropic.executors import worker_process
+from entropic.executors.parcels import check_travels, dumps, failed, opened
+from entropic.executors.threads import Threads
+from entropic.worker import Job, Outcome, Runner
+
+_START_SECONDS: Final = 60.0
+_END_SECONDS: Final = 2.0
+
+
+class ProcessExecutor:
+    """Worker processes of this store's own, started when there is work for them.
+
+    Args:
+        workers: How many at once.
+    """
+
+    can_stop = True
+    stops_late_runs = True
+    needs_the_caller = False
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._slots = Slots(workers)
+        # More than there are slots: a runner that has lent its slot still has its worker.
+        self._threads = Threads(workers + 1000, "entropic-process")
+        self._idle: list[WorkerProcess] = []
+        self._is_closed = False
+
+    @property
+    def workers(self) -> int:
+        """How many runners can be at work at once."""
+        return self._workers
+
+    def check(self, runner: Runner) -> None:
+        """Raise ``SettingsError`` if the runner cannot travel to another process."""
+        check_travels(runner, "a worker process")
+
+    def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
+        """One of the worker processes."""
+        return self._slots.hold(depth)
+
+    async def run(self, job: Job, began: Callable[[], None]) -> Outcome:
+        """Run it in a process; cancelled, that process is killed."""
+        began()
+        process = self._idle.pop() if self._idle else WorkerProcess()
+        running = asyncio.ensure_future(self._threads.run(process.run, job))
+        try:
+            outcome = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            process.kill()
+            await to_the_end(asyncio.wait({running}))
+            raise
+        if process.is_alive and not self._is_closed:
+            self._idle.append(process)
+        else:
+            process.close()
+        return outcome
+
+    async def aclose(self) -> None:
+        """End the processes, and the threads that wait for them."""
+        self._is_closed = True
+        idle, self._idle = self._idle, []
+        for process in idle:
+            process.close()
+        for process in idle:
+            await self._threads.run(process.wait)
+        self._threads.close()
+
+
+class WorkerProcess:
+    """One worker process; what is called here blocks, and belongs into a thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._is_killed = False
+        _processes.add(self)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can take another job."""
+        return self._connection is not None
+
+    def run(self, job: Job) -> Outcome:
+        """Run a job; where the process dies, or has to be stopped, that is the outcome."""
+        try:
+            packed = dumps(job)
+            connection = self._start()
+            worker_process.send(connection, packed)
+            answer = self._receive(connection, None)
+            if answer == worker_process.BEGUN:  # and not that the job could not even be loaded
+                answer = self._receive(connection, job.timeout)
+        except TimeoutError:
+            self.kill()
+            self.wait()
+            assert job.timeout is not None
+            return failed(worker.too_late(job.timeout))
+        except Exception as error:
+            self.kill()
+            self.wait()
+            lost = error if not isinstance(error, OSError) else self._death()
+            return failed(lost)
+        return opened(pickle.loads(answer))  # noqa: S301  from a worker of our own
+
+    def kill(self) -> None:
+        """End it now, with the programs that its runner has started: they are of its group."""
+        with self._lock:
+            self._is_killed = True
+            if self._process is not None and self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let it end when it is done."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def wait(self) -> None:
+        """Wait until it has ended; one that will not is killed."""
+        self.close()
+        if self._process is None:
+            return
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
+    def abandon(self) -> None:
+        """In a forked child: it is the parent's."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _start(self) -> socket.socket:
+        if self._connection is not None:
+            return self._connection
+        ours, theirs = socket.socketpair()
+        self._connection = ours
+        with theirs, self._lock:
+            if self._is_killed:
+                raise ConnectionAbortedError
+            self._process = _popen(theirs)
+        try:
+            self._receive(ours, _START_SECONDS)
+        except TimeoutError:
+            raise WorkerDiedError(
+                f"a worker process has not started within {_START_SECONDS:g} seconds"
+            ) from None
+        return ours
+
+    def _receive(self, connection: socket.socket, seconds: float | None) -> bytes:
+        connection.settimeout(seconds)
+        answer = worker_process.receive(connection)
+        connection.settimeout(None)
+        if answer is None:
+            raise ConnectionResetError
+        return answer
+
+    def _death(self) -> WorkerDiedError:
+        assert self._process is not None
+        code = self._process.returncode
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            hint = ": the system may have been out of memory" if code == -signal.SIGKILL else ""
+        else:
+            how, hint = f"ended with exit code {code}", ""
+        return WorkerDiedError(f"the worker process of the run {how}{hint}; the other runs go on")
+
+
+def run_in_child(job: Job) -> Outcome:
+    """Run a job in a process of its own, from any thread, so that it can be stopped.
+
+    For workers that are threads of somebody else's process: those of a Dask cluster.
+    """
+    try:
+        process = _spare.pop()
+    except IndexError:
+        process = WorkerProcess()
+    outcome = process.run(job)
+    if process.is_alive:
+        _spare.append(process)
+    return outcome
+
+
+def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    warnings = [f"-W{option}" for option in sys.warnoptions]
+    arguments = [json.dumps(sys.path), str(theirs.fileno())]
+    return subprocess.Popen(  # noqa: S603  this very interpreter
+        [sys.executable, *warnings, "-c", worker_process.START, *arguments],
+        # Nobody types into a worker; what it prints goes where the parent's goes.
+        stdin=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        # A terminal's Ctrl-C is for the parent: it says what becomes of its workers.
+        process_group=0,
+    )
+
+
+_spare: Final[list[WorkerProcess]] = []
+_processes: Final[weakref.WeakSet[WorkerProcess]] = weakref.WeakSet()
+
+
+def _abandon() -> None:
+    """In a forked child: what it keeps open would keep the workers alive after the parent."""
+    _spare.clear()
+    for process in list(_processes):
+        process.abandon()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_abandon)

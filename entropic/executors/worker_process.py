@@ -1,0 +1,90 @@
+"""What a worker process does: run the jobs that come through its socket, until that is closed.
+
+It is started anew (an exec, no fork), and never imports the user's ``__main__``: a script without
+a guard is not run a second time. Who starts it, and when, is left to ``processes``.
+"""
+
+import os
+import pickle
+import queue
+import signal
+import socket
+import struct
+import sys
+import threading
+from typing import Final
+
+from entropic import worker
+from entropic.executors.parcels import Reply, open_and_run
+from entropic.worker import Job, Outcome
+
+START: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
+    " from entropic.executors.worker_process import main; main(int(sys.argv.pop(1)))"
+)
+"""The program of a worker: Python's path and the socket's number are its arguments."""
+
+READY: Final = b"ready"
+BEGUN: Final = b"begun"
+"""What a worker says before the reply: it has started; and, of each job, its runner is called."""
+
+_LENGTH: Final = struct.Struct("!Q")
+
+
+def send(connection: socket.socket, message: bytes) -> None:
+    """Send one message."""
+    connection.sendall(_LENGTH.pack(len(message)))
+    connection.sendall(message)
+
+
+def receive(connection: socket.socket) -> bytes | None:
+    """The next message; ``None`` when the other end is gone."""
+    length = _read(connection, _LENGTH.size)
+    return None if length is None else _read(connection, _LENGTH.unpack(length)[0])
+
+
+def _read(connection: socket.socket, count: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < count:
+        try:
+            part = connection.recv(min(count - len(parts), 1 << 20))
+        except ConnectionError:
+            return None
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def main(descriptor: int) -> None:
+    """Run jobs until the store's process closes the socket, or is gone."""
+    with socket.socket(fileno=descriptor) as connection:
+        jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        is_busy = threading.Event()
+        # A thread of its own reads: so the worker ends with its parent also while a runner is busy.
+        threading.Thread(target=_listen, args=(connection, jobs, is_busy), daemon=True).start()
+        send(connection, READY)
+
+        def run(job: Job) -> Outcome:
+            send(connection, BEGUN)
+            return worker.run_anywhere(job)
+
+        while (job := jobs.get()) is not None:
+            reply = Reply.of(open_and_run(job, run))
+            # What the runner printed is there before its record is.
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            is_busy.clear()
+            send(connection, pickle.dumps(reply))
+
+
+def _listen(
+    connection: socket.socket, jobs: "queue.SimpleQueue[bytes | None]", is_busy: threading.Event
+) -> None:
+    while (job := receive(connection)) is not None:
+        is_busy.set()
+        jobs.put(job)
+    if is_busy.is_set():
+        # With the programs that the runner has started: they are of the same group.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    jobs.put(None)

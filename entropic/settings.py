@@ -1,0 +1,125 @@
+"""The arguments of a store and of its calls, checked: what cannot work is refused at once."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from entropic.artifacts import COMPANIONS, ResultsFolder
+from entropic.errors import ParamsError, SettingsError
+from entropic.executors import NAMES, check_executor, check_stops_late_runs
+from entropic.identity import checked_custom_data
+from entropic.schedule import OnError
+from entropic.worker import is_async
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How a store runs, or how one call does; what is ``None`` is as the store says.
+
+    Attributes:
+        executor: Where runners run.
+        max_workers: How many at once.
+        retries: How many times more a run that fails is tried.
+        timeout: Seconds after which a run is stopped.
+    """
+
+    executor: Any = None
+    max_workers: int | None = None
+    retries: int | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor is not None:
+            check_executor(self.executor)
+        check_count(self.max_workers, least=1, name="max_workers")
+        check_count(self.retries, least=0, name="retries")
+        check_seconds(self.timeout, name="timeout")
+
+    def or_else(self, of_store: "RunSettings") -> "RunSettings":
+        """These, and those of the store where a call says nothing; an executor is left open."""
+        return RunSettings(
+            self.executor,
+            self.max_workers,
+            of_store.retries if self.retries is None else self.retries,
+            of_store.timeout if self.timeout is None else self.timeout,
+        )
+
+
+def check_own_executor(settings: RunSettings, runner: Any, names: tuple[str, ...] = NAMES) -> None:
+    """Raise ``SettingsError`` where a store cannot run its runner as it is told to."""
+    check_executor(settings.executor, names)
+    is_thread = settings.executor in ("caller", "thread") and not is_async(runner)
+    check_stops_late_runs(settings.executor, settings.timeout, can=not is_thread)
+
+
+def check_runner(runner: object) -> None:
+    """Raise ``SettingsError`` unless it can be called."""
+    if not callable(runner):
+        raise SettingsError(f"runner must be a function of one dict of params, not {runner!r}")
+
+
+def check_on_error(on_error: object) -> None:
+    """Raise ``SettingsError`` unless it is a policy."""
+    if on_error not in get_args(OnError):
+        choices = ", ".join(map(repr, get_args(OnError)))
+        raise SettingsError(f"on_error must be one of {choices}, not {on_error!r}")
+
+
+def check_count(count: object, *, least: int, name: str) -> None:
+    """Raise ``SettingsError`` unless it is a whole number, or ``None``."""
+    if count is None:
+        return
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise SettingsError(f"{name} must be a whole number, {least} or more, not {count!r}")
+
+
+def check_seconds(seconds: object, *, name: str) -> None:
+    """Raise ``SettingsError`` unless it is a time, or ``None``."""
+    if seconds is None:
+        return
+    # Not a number's negation: NaN is no time.
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise SettingsError(f"{name} must be more than 0 seconds, not {seconds!r}")
+
+
+def check_lock_timeout(timeout: object) -> None:
+    """Raise ``SettingsError`` unless it is a time."""
+    if not (isinstance(timeout, int | float) and timeout >= 0):
+        raise SettingsError(f"lock_timeout must be 0 seconds or more, not {timeout!r}")
+
+
+def check_suffix(suffix: object) -> None:
+    """Raise ``SettingsError`` unless names can end with it."""
+    if not isinstance(suffix, str) or "/" in suffix or os.sep in suffix or "\0" in suffix:
+        raise SettingsError(f"file_suffix must be the end of a file's name, not {suffix!r}")
+    if suffix == COMPANIONS:
+        raise SettingsError(
+            f"file_suffix {suffix!r} is what the folders of other files are called; use another"
+        )
+
+
+def results_folder(results_dir: object, suffix: str) -> ResultsFolder:
+    """The folder; raises ``SettingsError`` unless it can be one."""
+    if not isinstance(results_dir, str | os.PathLike) or not _is_path(results_dir):
+        raise SettingsError(f"results_dir must be a path, not {results_dir!r}")
+    return ResultsFolder(results_dir, suffix)
+
+
+def result_path(path: object) -> str | os.PathLike[str]:
+    """The same; raises ``ParamsError`` unless it can be a path."""
+    if isinstance(path, str | os.PathLike) and _is_path(path):
+        return path
+    raise ParamsError(f"result_file must be the path of a result, not {path!r}")
+
+
+def _is_path(path: str | os.PathLike[str]) -> bool:
+    text = os.fspath(path)
+    return bool(text) and "\0" not in text
+
+
+def plain_custom_data(custom_data: Any) -> dict[str, Any]:
+    """Custom data in plain JSON; raises ``ParamsError`` where it has no such form."""
+    if not isinstance(custom_data, Mapping):
+        raise ParamsError(f"custom_data must be a dict, not {custom_data!r}")
+    return checked_custom_data(custom_data)

@@ -1,0 +1,417 @@
+"""``executor="process"``: worker processes that die alone, stop when told, and end with us."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from entropic import (
+    AsyncStore,
+    RemoteRunError,
+    RunTimeoutError,
+    SettingsError,
+    Store,
+    SweepError,
+    WorkerDiedError,
+)
+from tests import scripts
+from tests.simulations import Point, calls, mark_call, simulate, simulate_async
+
+pytestmark = pytest.mark.timeout(60)
+
+DEADLINE = 20.0
+
+
+def sets(*numbers: int) -> list[dict[str, Any]]:
+    """A parameter set for each number."""
+    return [{"n": n} for n in numbers]
+
+
+@pytest.fixture(params=["store", "async-threads"])
+def store_of(request: pytest.FixtureRequest, make_store: Callable[..., Any]) -> Any:
+    """Makes stores of both faces that run in processes."""
+
+    def make(runner: Any = simulate, **settings: Any) -> Any:
+        usual = {"executor": "process", "max_workers": 2}
+        return make_store(request.param, runner=runner, **{**usual, **settings})
+
+    return make
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Look until something is so."""
+    over = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < over, "it has not come about"
+        time.sleep(0.01)
+
+
+def note_process(params: dict[str, Any]) -> None:
+    """A runner that notes which process it is in."""
+    Path(f"pid-{params['n']}").write_text(str(os.getpid()))
+    simulate(params)
+
+
+def pids() -> set[int]:
+    """The processes that were noted."""
+    return {int(path.read_text()) for path in Path().glob("pid-*")}
+
+
+def test_runs_are_in_other_processes_and_those_are_kept(store_of: Any) -> None:
+    """As many as there are workers; the next sweep has the same ones."""
+    store = store_of(note_process)
+    assert [record.n for record in store.sweep(sets(*range(6)))] == list(range(6))
+    first = pids()
+    assert os.getpid() not in first
+    assert 1 <= len(first) <= 2
+    store.sweep(sets(*range(6, 12)))
+    assert len(pids()) <= 2
+    assert calls() == 12
+    store.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids())
+
+
+def test_no_process_is_started_for_hits(store_of: Any) -> None:
+    """They are started when there is work."""
+    store = store_of()
+    store.sweep(sets(1))
+    store.close()
+    before = set(psutil.Process().children())
+    store.sweep(sets(1))
+    assert set(psutil.Process().children()) == before
+
+
+def test_closures_lambdas_and_async_runners_work(store_of: Any) -> None:
+    """What no plain pickle takes."""
+    text = "from a closure"
+
+    def closure(params: dict[str, Any]) -> None:
+        Path(params["result_file"]).write_text(text)
+
+    assert Path(store_of(closure).run({"n": 1}).result_file).read_text() == text
+    store = store_of(lambda params: Path(params["result_file"]).write_text("lambda"))
+    assert Path(store.run({"n": 2}).result_file).read_text() == "lambda"
+    assert store_of(simulate_async).run({"n": 3}).n == 3
+
+
+def die(params: dict[str, Any]) -> None:
+    """A runner that kills its process for n = 1, leaves it for n = 2, and works otherwise."""
+    mark_call(params)
+    if params["n"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if params["n"] == 2:
+        os._exit(7)
+    Path(params["result_file"]).write_text("result")
+
+
+def test_a_worker_that_dies_fails_its_own_run_alone(store_of: Any) -> None:
+    """All others go on, on a new worker where one is needed."""
+    store = store_of(die)
+    with pytest.raises(SweepError) as caught:
+        store.sweep(sets(*range(10)), on_error="finish")
+    assert [record.n for record in caught.value.records] == [0, *range(3, 10)]
+    errors = {failure.params["n"]: failure.exception for failure in caught.value.failures}
+    assert all(isinstance(error, WorkerDiedError) for error in errors.values())
+    assert "was killed by SIGKILL" in str(errors[1])
+    assert "exit code 7" in str(errors[2])
+    assert isinstance(errors[1], WorkerDiedError)
+    assert errors[1].params == {"n": 1, "dt": 0.5, "label": None}
+    assert calls() == 10
+    assert not list(Path("results/.entropic/staging").iterdir())
+
+
+def test_a_run_whose_worker_died_may_be_tried_again(store_of: Any) -> None:
+    """As any other that failed."""
+
+    def die_once(params: dict[str, Any]) -> None:
+        if not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        simulate(params)
+
+    assert store_of(die_once).sweep(sets(1), retries=1)[0].n == 1
+
+
+class CannotTravelError(Exception):
+    """An error that pickles and does not come back."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("one and two")
+
+
+def test_a_runners_error_reaches_the_caller(store_of: Any) -> None:
+    """As itself, with its traceback as text; as text alone where it cannot travel."""
+
+    def fail(params: dict[str, Any]) -> None:
+        if params["n"]:
+            raise CannotTravelError(1, 2)
+        raise FileNotFoundError(2, "not there", "mesh.dat")
+
+    store = store_of(fail)
+    with pytest.raises(FileNotFoundError) as caught:
+        store.run({"n": 0})
+    assert caught.value.filename == "mesh.dat"
+    with pytest.raises(RemoteRunError, match="CannotTravelError: one and two") as remote:
+        store.run({"n": 1})
+    assert "raise CannotTravelError(1, 2)" in (remote.value.traceback or "")
+
+
+def test_a_runner_that_cannot_travel_is_refused_before_anything_starts(store_of: Any) -> None:
+    """The message says what it is that cannot."""
+    lock = threading.Lock()
+
+    def locked(params: dict[str, Any]) -> None:
+        with lock:
+            simulate(params)
+
+    store = store_of(locked)
+    with pytest.raises(SettingsError, match=r"cannot be sent to a worker process, .*lock"):
+        store.sweep(sets(1, 2))
+    assert calls() == 0
+    assert store.failures() == []
+
+
+def test_a_late_run_is_stopped_for_real(store_of: Any) -> None:
+    """With the programs that it has started; the others go on."""
+
+    def be_late(params: dict[str, Any]) -> None:
+        if params["n"] == 1:
+            with subprocess.Popen(["sleep", "600"]) as program:
+                Path("program").write_text(str(program.pid))
+        simulate(params)
+
+    store = store_of(be_late, timeout=1.0)
+    begun = time.monotonic()
+    with pytest.raises(SweepError) as caught:
+        store.sweep(sets(0, 1, 2, 3), on_error="finish")
+    assert time.monotonic() - begun < DEADLINE
+    (failure,) = caught.value.failures
+    assert isinstance(failure.exception, RunTimeoutError)
+    assert isinstance(failure.exception, TimeoutError)
+    assert "timeout=1 seconds" in str(failure.exception)
+    assert [record.n for record in caught.value.records] == [0, 2, 3]
+    program = int(Path("program").read_text())
+    wait_for(lambda: not is_running(program))
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not just its remains."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def test_a_late_async_runner_is_stopped_on_the_loop(make_store: Callable[..., Any]) -> None:
+    """A TimeoutError of its own is not mistaken for that."""
+
+    async def be_late(params: dict[str, Any]) -> None:
+        if params["n"] == 1:
+            raise TimeoutError("of the runner's own")
+        await asyncio.Event().wait()
+
+    store = make_store("async-threads", runner=be_late)
+    with pytest.raises(RunTimeoutError, match=r"timeout=0\.05 seconds"):
+        store.sweep(sets(2), timeout=0.05)
+    with pytest.raises(TimeoutError, match="of the runner's own") as caught:
+        store.sweep(sets(1), timeout=60)
+    assert not isinstance(caught.value, RunTimeoutError)
+
+
+def test_a_cancelled_sweep_kills_what_runs() -> None:
+    """At once, and leaves nothing."""
+
+    def block(params: dict[str, Any]) -> None:
+        note_process(params)
+        time.sleep(600)
+
+    async def main() -> None:
+        async with AsyncStore(
+            block, Point, file_suffix=".npy", executor="process", max_workers=2
+        ) as store:
+            sweep = asyncio.create_task(store.sweep(sets(1, 2, 3)))
+            async with asyncio.timeout(DEADLINE):
+                while len(pids()) < 2:
+                    await asyncio.sleep(0.01)
+                sweep.cancel()
+                await asyncio.wait({sweep})
+            assert sweep.cancelled()
+            assert not any(is_running(pid) for pid in pids())
+            assert await store.retrieve({"n": 1}) is None
+
+    asyncio.run(main())
+    assert not list(Path("results/.entropic/staging").iterdir())
+
+
+def test_a_runner_may_use_a_store(store_of: Any) -> None:
+    """Its own: it travels with its settings."""
+    inner = Store(simulate, Point, file_suffix=".npy", db_url="sqlite:///inner.sqlite3")
+
+    def feed(params: dict[str, Any]) -> None:
+        assert inner.run_or_retrieve({"n": params["n"] // 2}).n == params["n"] // 2
+        Path(params["result_file"]).write_text("result")
+
+    assert len(store_of(feed).sweep(sets(0, 2, 4))) == 3
+    inner.close()
+
+
+def test_several_sweeps_share_the_workers() -> None:
+    """No more processes than there are workers, whoever asks."""
+
+    async def main() -> None:
+        async with (
+            AsyncStore(
+                note_process, Point, file_suffix=".npy", executor="process", max_workers=2
+            ) as store,
+            asyncio.TaskGroup() as group,
+        ):
+            for start in range(0, 12, 3):
+                group.create_task(store.sweep(sets(*range(start, start + 3))))
+        assert len(pids()) <= 2
+        assert calls() == 12
+
+    asyncio.run(main())
+
+
+def test_a_pool_for_one_sweep_ends_with_it(make_store: Callable[..., Any]) -> None:
+    """A store that runs elsewhere has no use for it afterwards."""
+    store = make_store("store", runner=note_process)
+    store.sweep(sets(1, 2), executor="process")
+    assert pids()
+    assert not any(is_running(pid) for pid in pids())
+
+
+NOISY = """\
+import subprocess, warnings
+def run(params):
+    print("from the runner", params["n"])
+    subprocess.run(["/bin/echo", "from a program"])
+    warnings.warn("from a warning")
+    simulate(params)
+
+store = make(run, executor="process", max_workers=1)
+store.sweep([{"n": 1}])
+store.close()
+"""
+
+
+def test_what_a_runner_prints_reaches_the_terminal() -> None:
+    """Its programs' words and its warnings, too; from a script that guards nothing."""
+    with scripts.script(NOISY) as script:
+        assert script.process.stdout is not None
+        printed = script.process.stdout.read()
+        assert script.ended() == 0
+        assert sorted(printed.split("\n")) == ["", "from a program", "from the runner 1"]
+        assert "from a warning" in script.errors()
+    assert calls() == 1
+
+
+MAIN = """\
+import enum
+class Kind(enum.Enum):
+    A = "a"
+class Mine(Exception):
+    pass
+factor = 3
+say("script runs")
+def run(params):
+    if params["n"] == 2:
+        raise Mine(Kind.A)
+    with open(params["result_file"], "w") as file:
+        file.write(str(factor * params["n"]))
+store = make(run, executor="process", max_workers=2)
+say(open(store.run_or_retrieve({"n": 5}).result_file).read())
+try:
+    store.run_or_retrieve({"n": 2})
+except Mine as error:
+    say("caught", error.args[0] is Kind.A)
+"""
+
+
+def test_a_script_without_a_guard_runs_once() -> None:
+    """Its functions, globals and exceptions travel; nothing is started without end."""
+    lines, _ = scripts.run(MAIN)
+    assert lines == ["script runs", "15", "caught True"]
+
+
+BUSY = """\
+def run(params):
+    say("in", os.getpid())
+    if params["n"] == 1:
+        while True: pass
+    time.sleep(600)
+store = make(run, executor="process", max_workers=2)
+try:
+    store.sweep([{"n": 1}, {"n": 2}])
+except KeyboardInterrupt:
+    say("interrupted")
+"""
+
+
+@pytest.mark.parametrize("sent", ["kill", "interrupt"])
+def test_workers_end_with_their_parent(sent: str) -> None:
+    """Killed outright, or interrupted at a terminal: whatever their runners do."""
+    with scripts.script(BUSY) as script:
+        workers = [int(script.expect("in")) for _ in range(2)]
+        begun = time.monotonic()
+        if sent == "kill":
+            script.process.kill()
+        else:
+            script.interrupt()
+            script.expect("interrupted")
+        script.ended()
+        wait_for(lambda: not any(is_running(pid) for pid in workers))
+        assert time.monotonic() - begun < 3
+
+
+GROUP = """\
+os.environ["GROUP"] = str(os.getpgrp())
+def run(params):
+    say(os.getpgrp() == int(os.environ["GROUP"]))
+    simulate(params)
+make(run, executor="process").run({"n": 1})
+"""
+
+
+def test_a_terminals_ctrl_c_is_the_parents_to_handle() -> None:
+    """Workers are of another process group: what was nearly done is not killed under it."""
+    lines, _ = scripts.run(GROUP)
+    assert lines == ["False"]
+
+
+def test_a_process_that_cannot_start_is_an_error(
+    store_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not started again and again."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    store = store_of()
+    with pytest.raises(WorkerDiedError, match="exit code 1"):
+        store.run({"n": 1})
+
+
+def test_nothing_stays_open() -> None:
+    """No file, no thread, no zombie."""
+
+    async def main() -> None:
+        async with AsyncStore(
+            die, Point, file_suffix=".npy", executor="process", max_workers=2
+        ) as store:
+            await store.sweep(sets(*range(6)), on_error="skip")
+
+    asyncio.run(main())
+    process = psutil.Process()
+    files, children = process.num_fds(), set(process.children())
+    for _ in range(3):
+        asyncio.run(main())
+    assert process.num_fds() <= files
+    assert set(process.children()) == children
+    wait_for(lambda: not [t for t in threading.enumerate() if "entropic-process" in t.name])
