@@ -1,11 +1,9 @@
 """Where runners run: the calling thread, worker threads, the event loop, a Dask cluster."""
 
 import asyncio
-import contextlib
 import contextvars
 import itertools
 import os
-import sqlite3
 import sys
 import threading
 import time
@@ -17,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from entropic import AsyncStore, RunInterruptedError, SettingsError, Store
+from entropic import AsyncStore, RunInterruptedError
 from entropic.executors import available_cpus
 from tests import scripts
 from tests.conftest import SyncFace
@@ -635,160 +633,3 @@ def test_worker_threads_are_not_those_of_the_loop(make_store: Callable[..., Any]
         await store.aclose()
 
     asyncio.run(main())
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A Dask cluster: threads of this process, as a whole one of processes takes seconds."""
-    from distributed import LocalCluster
-
-    with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
-    ) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def client(cluster: Any) -> Iterator[Any]:
-    """A synchronous client of the cluster."""
-    from distributed import Client
-
-    with Client(cluster) as client:
-        yield client
-
-
-def name_thread(params: dict[str, Any]) -> None:
-    """A runner that leaves the name of the thread that it runs on."""
-    Path("threads").mkdir(exist_ok=True)
-    Path("threads", f"{params['n']}").write_text(threading.current_thread().name)
-    simulate(params)
-
-
-def test_a_sweep_runs_on_a_dask_cluster(client: Any, make_store: Callable[..., Any]) -> None:
-    """What is stored is not run again; each set is run once, on the cluster's threads."""
-    store = make_store(runner=name_thread)
-    store.run_or_retrieve({"n": 1})
-    records = store.sweep(({"n": n} for n in range(12)), client=client)
-    assert [record.n for record in records] == list(range(12))
-    assert all(Path(record.result_file).stat().st_size for record in records)
-    assert calls() == 12
-    threads = {path.name: path.read_text() for path in Path("threads").iterdir()}
-    assert threads.pop("1") == threading.current_thread().name
-    assert len(threads) == 11
-    assert all("Dask" in name for name in threads.values()), threads
-
-
-def test_an_async_store_takes_a_synchronous_client(
-    client: Any, make_store: Callable[..., Any]
-) -> None:
-    """It is asked in threads, as it blocks."""
-    records = make_store("async-threads").sweep([{"n": n} for n in range(4)], client=client)
-    assert [record.n for record in records] == [0, 1, 2, 3]
-    assert calls() == 4
-
-
-def test_an_async_store_takes_an_asynchronous_client(cluster: Any) -> None:
-    """On the loop that both belong to; an async runner is awaited on the cluster."""
-    from distributed import Client
-
-    async def main() -> None:
-        async with (
-            Client(cluster.scheduler_address, asynchronous=True) as client,
-            AsyncStore(simulate, Point, file_suffix=".npy") as store,
-        ):
-            records = await store.sweep([{"n": n} for n in range(4)], client=client)
-            assert [record.n for record in records] == [0, 1, 2, 3]
-
-    asyncio.run(main())
-    assert calls() == 4
-
-
-def hold(params: dict[str, Any]) -> None:
-    """A runner that goes on when there is a file ``go``."""
-    mark_call(params)
-    deadline = time.monotonic() + DEADLINE
-    while not Path("go").exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_cancelled_sweep_cancels_its_tasks_on_the_cluster(
-    cluster: Any, asynchronous: bool
-) -> None:
-    """The scheduler forgets them; what has not begun never does."""
-    from distributed import Client
-
-    def tasks() -> list[str]:
-        return [key for key in cluster.scheduler.tasks if key.startswith("entropic")]
-
-    async def until(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(DEADLINE):
-            while not condition():
-                await asyncio.sleep(0.001)
-
-    async def main() -> None:
-        if asynchronous:
-            client = await Client(cluster.scheduler_address, asynchronous=True)
-        else:
-            client = await asyncio.to_thread(Client, cluster.scheduler_address)
-        async with AsyncStore(hold, Point, file_suffix=".npy") as store:
-            sweep = asyncio.create_task(store.sweep([{"n": n} for n in range(4)], client=client))
-            await until(lambda: calls() == 2 and len(tasks()) == 4)
-            sweep.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await sweep
-            await until(lambda: not tasks())
-        Path("go").touch()
-        await (client.close() if asynchronous else asyncio.to_thread(client.close))
-
-    asyncio.run(main())
-    assert calls() == 2
-    assert os.listdir("results/.entropic/staging") == []
-
-
-def test_a_client_of_another_loop_is_refused_at_once(
-    cluster: Any, make_store: Callable[..., Any]
-) -> None:
-    """Its loop is waiting for this very call, and could never answer."""
-    from distributed import Client
-
-    async def main() -> None:
-        async with Client(cluster.scheduler_address, asynchronous=True) as client:
-            with pytest.raises(SettingsError, match="another event loop"):
-                make_store().sweep([{"n": 1}], client=client)
-
-    asyncio.run(main())
-
-
-def test_a_closed_client_is_refused(cluster: Any, make_store: Callable[..., Any]) -> None:
-    """With its state; nothing has run."""
-    from distributed import Client
-
-    with Client(cluster) as client:
-        pass
-    with pytest.raises(SettingsError, match="client is closed"):
-        make_store().sweep([{"n": 1}], client=client)
-    assert calls() == 0
-
-
-@pytest.mark.parametrize("client", ["tcp://127.0.0.1:8786", 5, Store])
-def test_what_is_no_client_is_refused(client: Any, make_store: Callable[..., Any]) -> None:
-    """An address is none; Dask is not imported to find out."""
-    with pytest.raises(SettingsError, match=r"client must be a dask\.distributed\.Client"):
-        make_store().sweep([{"n": 1}], client=client)
-
-
-def fail(params: dict[str, Any]) -> None:
-    """A runner that does."""
-    raise ZeroDivisionError("too small a step")
-
-
-def test_a_runners_failure_on_a_cluster_reaches_the_caller(
-    client: Any, make_store: Callable[..., Any]
-) -> None:
-    """As itself, with its note; and it is remembered."""
-    with pytest.raises(ZeroDivisionError, match="too small") as caught:
-        make_store(runner=fail).sweep([{"n": 1}], client=client)
-    assert any("'n': 1" in note for note in caught.value.__notes__)
-    with contextlib.closing(sqlite3.connect("runs.sqlite3")) as connection:
-        assert connection.execute("SELECT state FROM entropic_runs").fetchall() == [("failed",)]

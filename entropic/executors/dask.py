@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import math
 import os
 import uuid
 import weakref
@@ -86,8 +87,8 @@ class DaskExecutor:
     needs_the_caller = False
 
     def __init__(self, dask: Dask, threads: int, max_workers: int | None = None) -> None:
+        self._dask = dask
         self._client = dask.client
-        self._options = dask.submit_options
         self._most = max_workers
         self._threads = threads
         self._slots = self._room()
@@ -160,7 +161,9 @@ class DaskExecutor:
     def _submit(self, job: Job) -> Any:
         key = f"entropic-{job.id}-{uuid.uuid4().hex}"
         try:
-            return self._client.submit(run_task, dumps(job), key=key, pure=False, **self._options)
+            return self._client.submit(
+                run_task, dumps(job), key=key, pure=False, **self._dask.submit_options
+            )
         except Exception as error:
             if self._client.status in _OPEN:
                 raise RunError(
@@ -182,8 +185,9 @@ class DaskExecutor:
         if not making.result():
             uncancel()
             return False
-        with contextlib.suppress(Exception):  # the client may be closed
-            await to_the_end(_on_loop_of(self._client, _cancel(future)))
+        if self._client.status in _OPEN:
+            with contextlib.suppress(Exception):  # it may be closing
+                await to_the_end(_on_loop_of(self._client, _cancel(future), seconds=5.0))
         answer.cancel()
         return True
 
@@ -255,12 +259,8 @@ class DaskExecutor:
         """Follow a cluster that grows or shrinks."""
         with contextlib.suppress(Exception):  # one that does not answer has not changed its size
             async with asyncio.timeout(_SIZE_SECONDS):
-                self._threads = await _threads(self._dask_like)
+                self._threads = await _threads(self._dask)
         self._slots.resize(self._held)
-
-    @property
-    def _dask_like(self) -> Dask:
-        return Dask(self._client, **self._options)
 
     @property
     def _held(self) -> int:
@@ -270,7 +270,7 @@ class DaskExecutor:
 
     def _room(self) -> Slots:
         """Slots of its own where the call limits it; otherwise all share those of the client."""
-        if self._most is not None or self._options:
+        if self._most is not None or self._dask.submit_options:
             return Slots(self._held)
         slots = _slots.setdefault(self._client, Slots(self._held))
         slots.resize(self._held)
@@ -305,7 +305,8 @@ def _run_once(job: Job) -> Outcome:
         return _finished(job) or failed(
             WorkerDiedError("the Dask worker that ran it died, or was told to leave, meanwhile")
         )
-    if job.timeout is not None and not worker.is_async(job.runner):
+    is_limited = job.timeout is not None and not math.isinf(job.timeout)
+    if is_limited and not worker.is_async(job.runner):
         from entropic.executors.processes import run_in_child
 
         return run_in_child(job)
@@ -376,12 +377,16 @@ def _listed(workers: Any) -> list[Any] | None:
     return list(workers) if isinstance(workers, list | tuple | set | frozenset) else [workers]
 
 
-async def _on_loop_of(client: Any, work: Coroutine[Any, Any, T]) -> T:
-    """Await something on a client's loop: this one, or that of a synchronous client's thread."""
+async def _on_loop_of(client: Any, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+    """Await something on a client's loop: this one, or that of a synchronous client's thread.
+
+    That one stops when the client is closed, and then never answers.
+    """
     loop = client.loop.asyncio_loop
-    if loop is asyncio.get_running_loop():
-        return await work
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+    async with asyncio.timeout(seconds):
+        if loop is asyncio.get_running_loop():
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
 
 def _check_client(client: Any) -> None:

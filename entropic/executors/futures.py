@@ -8,7 +8,8 @@ from concurrent.futures import BrokenExecutor, Future
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from entropic._shield import uncancel
+from entropic import worker
+from entropic._shield import uncancel, undisturbed
 from entropic._slots import Slots
 from entropic.errors import RunError, SettingsError, WorkerDiedError
 from entropic.executors.parcels import Parcel, check_travels, failed, opened
@@ -45,15 +46,15 @@ class FuturesExecutor:
 
     def check(self, runner: Runner) -> None:
         """Raise ``SettingsError`` where the pool takes no more, or the runner cannot get there."""
+        if getattr(self._pool, "_broken", False):  # which is shut down, too
+            raise SettingsError(
+                f"the {type(self._pool).__name__} is broken, as one of its workers died; make a"
+                " new one"
+            )
         if _is_shut_down(self._pool):
             raise SettingsError(
                 f"the {type(self._pool).__name__} is shut down; keep it open until the store has"
                 " no more to run, or make a new one"
-            )
-        if getattr(self._pool, "_broken", False):
-            raise SettingsError(
-                f"the {type(self._pool).__name__} is broken, as one of its workers died; make a"
-                " new one"
             )
         if _has_processes(self._pool):
             check_travels(runner, f"the processes of the {type(self._pool).__name__}")
@@ -92,9 +93,6 @@ class FuturesExecutor:
         self._threads.close()
 
     async def _run_beside(self, job: Job, began: Callable[[], None]) -> Outcome:
-        from entropic import worker
-        from entropic._shield import undisturbed
-
         began()
         return await undisturbed(self._threads.run(worker.run_anywhere, job))
 
