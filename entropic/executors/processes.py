@@ -76,13 +76,17 @@ class ProcessExecutor:
             outcome = await asyncio.shield(running)
         except asyncio.CancelledError:
             process.kill()
-            await to_the_end(asyncio.wait({running}))
+            await to_the_end(self._end(process, running))
             raise
         if process.is_alive and not self._is_closed:
             self._idle.append(process)
         else:
             process.close()
         return outcome
+
+    async def _end(self, process: "WorkerProcess", running: asyncio.Future[Outcome]) -> None:
+        await asyncio.wait({running})
+        await self._threads.run(process.wait)  # also where it had just finished
 
     async def aclose(self) -> None:
         """End the processes, and the threads that wait for them."""
