@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from entropic.errors import SweepError as SweepError
     from entropic.errors import WorkerDiedError as WorkerDiedError
     from entropic.errors import WrongLoopError as WrongLoopError
+    from entropic.executors.dask import Dask as Dask
     from entropic.grid import expand_grid as expand_grid
     from entropic.models import Base as Base
     from entropic.progress import Progress as Progress
@@ -45,6 +46,7 @@ __version__ = "3.0.0.dev0"
 _HOMES = {
     "AsyncStore": "entropic.async_store",
     "Base": "entropic.models",
+    "Dask": "entropic.executors.dask",
     "Mapped": "sqlalchemy.orm",
     "Progress": "entropic.progress",
     "Store": "entropic.store",
