@@ -66,3 +66,25 @@ def test_the_service_simulates_each_set_once_for_a_hundred_requests() -> None:
     assert output.count("100 requests") == 2
     assert output.count("for 5 parameter sets") == 2
     assert "did you mean 'drift'?" in output
+
+
+def test_the_pendulums_are_solved_in_processes_and_drawn(folder: Path) -> None:
+    """Once; the second time the plot is drawn from what is stored."""
+    assert "6 pendulums: 6 simulated, 0 stored" in run("ode_sweep.py", str(folder))
+    assert "6 pendulums: 0 simulated, 6 stored" in run("ode_sweep.py", str(folder))
+    assert (folder / "pendulum.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_cluster_estimates_pi_once() -> None:
+    """What is stored is not simulated again."""
+    output = run("dask_sweep.py")
+    assert simulated(output) == [40, 0]
+    assert output.count("pi is about 3.14") == 2
+
+
+def test_the_external_solver_is_stopped_when_it_is_late() -> None:
+    """The other cases are solved, and what the solver printed is kept."""
+    output = run("external_program.py")
+    assert "8 cases solved" in output
+    assert "99 cells: the run took longer than timeout=2 seconds; it was stopped" in output
+    assert "9 from the log: solving 3 cells" in output
