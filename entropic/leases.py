@@ -42,10 +42,22 @@ class Flight(Generic[T]):
         self.digest = digest
         self.task: asyncio.Task[T]
         self.has_started = False
-        self.cannot_stop = False
+        self._goes_on = asyncio.Event()
         self.on_failure: list[Callable[[], None]] = []
         self._waiters = 0
         self._starter = asyncio.current_task()
+
+    @property
+    def cannot_stop(self) -> bool:
+        """See above."""
+        return self._goes_on.is_set()
+
+    @cannot_stop.setter
+    def cannot_stop(self, value: bool) -> None:
+        if value:
+            self._goes_on.set()
+        else:
+            self._goes_on.clear()
 
     @property
     def is_attended(self) -> bool:
@@ -75,8 +87,13 @@ class Flight(Generic[T]):
                     self._starter = None
                 if not self._waiters and not self.task.done():
                     self.task.cancel()
-                    if not self.cannot_stop:
-                        await to_the_end(asyncio.wait({self.task}))
+                    await to_the_end(self._stopped())
+
+    async def _stopped(self) -> None:
+        """Wait until it has ended, or it turns out that it will not: executors may learn late."""
+        going_on = asyncio.ensure_future(self._goes_on.wait())
+        await asyncio.wait({self.task, going_on}, return_when=asyncio.FIRST_COMPLETED)
+        going_on.cancel()
 
 
 class Flights(Generic[T]):

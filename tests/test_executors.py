@@ -169,13 +169,11 @@ def report(store):
 """
 
 _RUNNERS = {
-    "sleeping": "time.sleep(60)",
+    "sleeping": "rest()",
     "busy": "\n        while True: pass",
     "waiting": "threading.Event().wait()",
-    "shielding": "\n        try: time.sleep(60)\n        finally: tidied.append(1)",
-    "nested": (
-        "time.sleep(60) if params['n'] == 3 else store.run_or_retrieve({'n': params['n'] + 1})"
-    ),
+    "shielding": "\n        try: rest()\n        finally: tidied.append(1)",
+    "nested": ("rest() if params['n'] == 3 else store.run_or_retrieve({'n': params['n'] + 1})"),
 }
 
 
@@ -226,7 +224,7 @@ def test_ctrl_c_ends_a_script_that_does_not_expect_it() -> None:
         """
 def runner(params):
     say("running")
-    time.sleep(60)
+    rest()
 
 make(runner).run_or_retrieve({"n": 1})
 """
@@ -390,7 +388,7 @@ def sets():
         time.sleep(0.02)
         yield {"n": 1}
     say("reading")
-    time.sleep(60)
+    rest()
 
 store = make()
 try:

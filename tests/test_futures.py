@@ -288,6 +288,33 @@ def test_a_cancelled_sweep_drops_what_waits_and_keeps_what_has_begun() -> None:
     assert os.listdir("results/.entropic/staging") == []
 
 
+def test_a_call_that_is_cancelled_does_not_wait_for_a_runner_that_has_just_begun() -> None:
+    """Also where the pool has not yet been asked whether it has."""
+
+    async def main() -> None:
+        begun, over = threading.Event(), threading.Event()
+
+        def block(params: dict[str, Any]) -> None:
+            begun.set()
+            assert over.wait(DEADLINE)
+            simulate(params)
+
+        with ThreadPoolExecutor(1) as pool:
+            async with AsyncStore(block, Point, file_suffix=".npy", executor=pool) as store:
+                call = asyncio.create_task(store.run_or_retrieve({"n": 1}))
+                while not begun.is_set():
+                    await asyncio.sleep(0)
+                call.cancel()
+                async with asyncio.timeout(DEADLINE / 2):
+                    await asyncio.wait({call})
+                assert call.cancelled()
+                over.set()
+                assert (await store.run_or_retrieve({"n": 1})).n == 1
+        assert calls() == 1
+
+    asyncio.run(main())
+
+
 def test_a_pool_shut_down_under_a_sweep_is_an_error() -> None:
     """No hang, and what has finished is kept."""
 
