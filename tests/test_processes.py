@@ -130,6 +130,16 @@ def test_a_worker_that_dies_fails_its_own_run_alone(store_of: Any) -> None:
     assert not list(Path("results/.entropic/staging").iterdir())
 
 
+def test_a_worker_that_died_while_it_waited_fails_no_run(store_of: Any) -> None:
+    """The next run has a new one."""
+    store = store_of(note_process)
+    store.sweep(sets(1, 2, 3))
+    for pid in pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(is_running(pid) for pid in pids()))
+    assert [record.n for record in store.sweep(sets(4, 5, 6))] == [4, 5, 6]
+
+
 def test_a_run_whose_worker_died_may_be_tried_again(store_of: Any) -> None:
     """As any other that failed."""
 

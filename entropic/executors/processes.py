@@ -70,7 +70,7 @@ class ProcessExecutor:
     async def run(self, job: Job, began: Callable[[], None]) -> Outcome:
         """Run it in a process; cancelled, that process is killed."""
         began()
-        process = self._idle.pop() if self._idle else WorkerProcess()
+        process = self._take()
         running = asyncio.ensure_future(self._threads.run(process.run, job))
         try:
             outcome = await asyncio.shield(running)
@@ -83,6 +83,15 @@ class ProcessExecutor:
         else:
             process.close()
         return outcome
+
+    def _take(self) -> "WorkerProcess":
+        """A worker that waits for work, or a new one; one that died meanwhile is nobody's fault."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.is_alive:
+                return process
+            process.close()
+        return WorkerProcess()
 
     async def _end(self, process: "WorkerProcess", running: asyncio.Future[Outcome]) -> None:
         await asyncio.wait({running})
@@ -112,7 +121,8 @@ class WorkerProcess:
     @property
     def is_alive(self) -> bool:
         """Whether it can take another job."""
-        return self._connection is not None
+        process = self._process
+        return self._connection is not None and process is not None and process.poll() is None
 
     def run(self, job: Job) -> Outcome:
         """Run a job; where the process dies, or has to be stopped, that is the outcome."""
@@ -206,10 +216,13 @@ def run_in_child(job: Job) -> Outcome:
 
     For workers that are threads of somebody else's process: those of a Dask cluster.
     """
-    try:
-        process = _spare.pop()
-    except IndexError:
-        process = WorkerProcess()
+    process = WorkerProcess()
+    while _spare:
+        with contextlib.suppress(IndexError):  # another thread was faster
+            spare = _spare.pop()
+            if spare.is_alive:
+                process = spare
+                break
     outcome = process.run(job)
     if process.is_alive:
         _spare.append(process)
