@@ -1,10 +1,10 @@
 """Worker processes as a place to run.
 
-A pool of our own, after pebble and loky were looked at. Both start workers through
-multiprocessing, which imports the script again that started them (pebble 5.2; without a guard, it
-ends in an error, or in workers that are started without end) and cannot be used where the parent
-is a daemonic process, as a Dask worker is; and with loky 3.7, a worker that dies takes all pending
-runs with it. What is left to do by ourselves is small: start a program, send it bytes, wait.
+A pool of our own, after pebble 5.2 and loky 3.7 were tried. pebble starts workers through
+multiprocessing: that runs the user's script a second time (and breaks the pool, if the script has
+no guard), and refuses to work in a daemonic process, which a Dask worker is. With loky, one worker
+that is killed takes all pending runs with it. What is left to do by ourselves is small: start a
+program, send it bytes, wait.
 """
 
 import asyncio
