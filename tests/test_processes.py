@@ -361,23 +361,24 @@ def run(params):
     time.sleep(600)
 store = make(run, executor="process", max_workers=2)
 try:
-    store.sweep([{"n": 1}, {"n": 2}])
+    list(getattr(store, CALL)([{"n": 1}, {"n": 2}, {"n": 3}]))
 except KeyboardInterrupt:
     say("interrupted")
 """
 
 
-@pytest.mark.parametrize("sent", ["kill", "interrupt"])
-def test_workers_end_with_their_parent(sent: str) -> None:
-    """Killed outright, or interrupted at a terminal: whatever their runners do."""
-    with scripts.script(BUSY) as script:
+@pytest.mark.parametrize("call", ["sweep", "as_completed"])
+@pytest.mark.parametrize("sent", ["kill", "terminate", "interrupt"])
+def test_workers_end_with_their_parent(sent: str, call: str) -> None:
+    """Killed outright, told to end, or interrupted at a terminal: whatever their runners do."""
+    with scripts.script(scripts.arguments(CALL=call) + BUSY) as script:
         workers = [int(script.expect("in")) for _ in range(2)]
         begun = time.monotonic()
-        if sent == "kill":
-            script.process.kill()
-        else:
+        if sent == "interrupt":
             script.interrupt()
             script.expect("interrupted")
+        else:
+            getattr(script.process, sent)()
         script.ended()
         wait_for(lambda: not any(is_running(pid) for pid in workers))
         assert time.monotonic() - begun < 3
