@@ -84,7 +84,7 @@ class Request(Generic[R]):
         self._working: asyncio.Task[None] | None = None
         self._pulling: asyncio.Task[None] | None = None
         self._running: dict[str, asyncio.Task[Landed[R] | Failure]] = {}
-        self._ended: deque[str | None] = deque()
+        self._ended: deque[str | asyncio.Task[None]] = deque()
         self._has_news = asyncio.Event()
         self._has_output = asyncio.Event()
 
@@ -170,7 +170,7 @@ class Request(Generic[R]):
             match action:
                 case Pull(most):
                     self._pulling = asyncio.create_task(self._pull(most))
-                    self._pulling.add_done_callback(lambda _: self._tell(None))
+                    self._pulling.add_done_callback(self._tell)
                 case Start(ids):
                     for id in ids:
                         self._start(id)
@@ -191,7 +191,7 @@ class Request(Generic[R]):
         if flight is None or not flight.has_started:
             self._running[id].cancel()
 
-    def _tell(self, ended: str | None) -> None:
+    def _tell(self, ended: str | asyncio.Task[None]) -> None:
         self._ended.append(ended)
         self._has_news.set()
 
@@ -259,11 +259,10 @@ class Request(Generic[R]):
                 id=parameters.id,
             )
 
-    def _note(self, ended: str | None) -> None:
-        """Take notice of a task that has ended: a run's, or (``None``) that of the input."""
-        if ended is None:
-            assert self._pulling is not None
-            if self._broke(self._pulling) or self._pulling.cancelled():
+    def _note(self, ended: str | asyncio.Task[None]) -> None:
+        """Take notice of what has ended: a run, by its id, or a task that has read input."""
+        if isinstance(ended, asyncio.Task):  # not the last one any more, perhaps
+            if self._broke(ended) or ended.cancelled():
                 self._schedule.input_ended()
             return
         task = self._running.pop(ended)
