@@ -3,21 +3,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Passed to pytest, for instance: make test ARGS="-k sweep -x"
+# Of the libraries that ours is compared with; one has the same package name.
+PEERS := .venv-peers
+# Passed to pytest or the benchmarks, for instance: make test ARGS="-k sweep -x"
 ARGS ?=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly check lint types imports format clean
+.PHONY: help demo test nightly bench check lint types imports format clean
 # The check stops at its first failure, in this order; jobs in parallel would mix their output.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Options: PYTHON=python3.12 (to build $(VENV)), ARGS=\"-k sweep\" (to pytest)"
+	@echo "Options: PYTHON=python3.12 (to build $(VENV)), ARGS=\"-k sweep\" (to pytest, benchmarks)"
 
 demo: $(VENV)/.demo ## Install the package and run the quickstart
 	$(BIN)/python examples/quickstart.py
@@ -27,6 +29,9 @@ test: $(VENV)/.dev ## Run the tests, the README's and the docs' examples among t
 
 nightly: $(VENV)/.dev ## Run all tests, the long ones too
 	$(BIN)/python -m pytest -m "nightly or not nightly" $(ARGS)
+
+bench: $(VENV)/.dev $(PEERS)/.made ## Measure, beside entropic 2.3.0 and bare executors
+	$(BIN)/python -m benchmarks --peers "$(CURDIR)/$(PEERS)/bin/python" $(ARGS)
 
 check: lint types imports test ## Run lint, types, imports and test: what CI runs
 
@@ -45,7 +50,7 @@ format: $(VENV)/.dev ## Format the code and repair what can be repaired
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment, caches and builds
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is written after its step has succeeded, so that a broken step is done again.
@@ -64,4 +69,9 @@ $(VENV)/.demo: $(VENV)/.made $(SOURCES)
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install --constraint constraints.txt --editable ".[all,dev]"
+	@touch $@
+
+$(PEERS)/.made: $(VENV)/.made benchmarks/peers.txt
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --requirement benchmarks/peers.txt
 	@touch $@

@@ -1,0 +1,1 @@
+"""What the library costs, beside its neighbours and the bare work, in one run."""

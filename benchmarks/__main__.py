@@ -1,0 +1,137 @@
+"""``python -m benchmarks``: measure, and print the tables.
+
+Each sample is taken in a process of its own, and the subjects of a work take turns: all of them
+once, then all of them again. So peers of the same package name can be compared, nobody profits
+from what another has left in memory, and noise meets all of them alike.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from benchmarks.table import Sample, render
+from benchmarks.works import WORKS, Subject, Work
+
+_HERE: Final = Path(__file__).parent
+_LIMIT_SECONDS: Final = 900.0  # of one sample: the million rows are written in one, too
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    works = [work for work in WORKS if options.only is None or work.name in options.only]
+    print(_machine())
+    began = time.monotonic()
+    for work in works:
+        print()
+        print(_measure(work, options), flush=True)
+    print(f"\nTaken in {time.monotonic() - began:,.0f} s.")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = [work.name for work in WORKS]
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="WORK", help=f"of {', '.join(names)}"
+    )
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="the Python of the environment with entropic 2.3.0"
+    )
+    parser.add_argument(
+        "--folder", help="where to put files, on the file system that is of interest"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="few of each, once: does everything work?"
+    )
+    return parser.parse_args(arguments)
+
+
+def _machine() -> str:
+    names = ("entropic", "sqlalchemy", "aiosqlite", "distributed")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    cpus = len(os.sched_getaffinity(0))
+    return (
+        f"{platform.system()} {platform.machine()}, {cpus} CPUs, Python"
+        f" {platform.python_version()}; {versions}"
+    )
+
+
+def _measure(work: Work, options: argparse.Namespace) -> str:
+    """All rounds of one work; returns its table."""
+    size = work.small_size if options.small else work.size
+    rounds = 1 if options.small else work.repeats
+    pythons = {False: sys.executable, True: options.peers}
+    subjects = [subject for subject in work.subjects if pythons[subject.peer]]
+    samples: dict[str, list[Sample]] = {subject.label: [] for subject in subjects}
+    with tempfile.TemporaryDirectory(prefix="entropic-bench-", dir=options.folder) as name:
+        folder = Path(name)
+        stored = _store_rows(subjects, pythons, size, folder)
+        for turn in range(rounds):
+            for subject in subjects:
+                place = stored[subject.needs] if subject.needs else folder / f"{turn}"
+                place.mkdir(exist_ok=True)
+                samples[subject.label].append(_sample(subject, pythons, size, place))
+                if not subject.needs:
+                    _remove(place)
+        for place in stored.values():
+            _remove(place)
+    return render(work, size, samples)
+
+
+def _store_rows(
+    subjects: Sequence[Subject], pythons: dict[bool, str], size: int, folder: Path
+) -> dict[str, Path]:
+    """The rows that the subjects are to find, by the name under which they need them."""
+    stored = {}
+    for subject in _needing(subjects):
+        assert subject.needs is not None
+        place = stored[subject.needs] = folder / subject.needs
+        place.mkdir()
+        filler = Subject(subject.needs, "stores", "fill", peer=subject.peer)
+        filled = _sample(filler, pythons, size, place)
+        if filled.error is not None:
+            raise SystemExit(f"cannot store rows for {subject.label}: {filled.error}")
+    return stored
+
+
+def _needing(subjects: Sequence[Subject]) -> Iterator[Subject]:
+    seen = set()
+    # A subject that is a store makes the rows, for those as well that read them by other means.
+    for subject in sorted(subjects, key=lambda subject: subject.script != "stores"):
+        if subject.needs is not None and subject.needs not in seen:
+            seen.add(subject.needs)
+            yield subject
+
+
+def _sample(subject: Subject, pythons: dict[bool, str], size: int, place: Path) -> Sample:
+    """Let a process of its own do the work, in ``place``, and report."""
+    script = _HERE / "subjects" / f"{subject.script}.py"
+    done = subprocess.run(
+        [pythons[subject.peer], str(script), subject.function, str(size)],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_SECONDS,
+        check=False,
+    )
+    if not done.stdout:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return Sample(error=lines[-1][:100])
+    return Sample(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _remove(folder: Path) -> None:
+    # Of a million files, rm takes a third of the time of shutil.rmtree.
+    subprocess.run(["rm", "-rf", "--", str(folder)], check=True)
+
+
+if __name__ == "__main__":
+    main()
