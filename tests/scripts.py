@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,14 @@ def run(source: str, *options: str) -> tuple[list[str], float]:
         errors = started.errors()
         assert (code, errors) == (0, ""), f"{code}, after printing {lines}:\n{errors}"
     return lines, took
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Look until something is so."""
+    over = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < over, "it has not come about"
+        time.sleep(0.01)
 
 
 def arguments(**values: Any) -> str:

@@ -25,6 +25,7 @@ from entropic import (
     WorkerDiedError,
 )
 from tests import scripts
+from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
 pytestmark = pytest.mark.timeout(60)
@@ -46,14 +47,6 @@ def store_of(request: pytest.FixtureRequest, make_store: Callable[..., Any]) -> 
         return make_store(request.param, runner=runner, **{**usual, **settings})
 
     return make
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Look until something is so."""
-    over = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < over, "it has not come about"
-        time.sleep(0.01)
 
 
 def note_process(params: dict[str, Any]) -> None:

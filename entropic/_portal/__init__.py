@@ -84,25 +84,30 @@ class Portal:
         """
         caller = Caller()
         context = _context_of(caller)
+        stepping: asyncio.Task[Any] | None = None
 
         async def step() -> T | _End:
+            nonlocal stepping
+            stepping = asyncio.current_task()
             return await anext(items, _END)
+
+        async def close() -> None:
+            if stepping is not None:  # a generator that is at work cannot be closed
+                await asyncio.wait({stepping})
+            await items.aclose()
 
         try:
             while not isinstance(item := self._wait_for(caller, context, step, stays=True), _End):
                 yield item
         finally:
-            self._end_stream(items, caller, context)
-
-    def _end_stream(
-        self, items: AsyncGenerator[Any, None], caller: Caller, context: contextvars.Context
-    ) -> None:
-        if sys.is_finalizing():  # the loop's thread does not run any more
-            return
-        if threading.current_thread() is self._thread:  # collected as garbage there
-            self.spawn(items.aclose)
-        else:
-            self._wait_for(caller, context, items.aclose)
+            is_at_work = stepping is not None and not stepping.done()
+            if sys.is_finalizing():  # the loop's thread does not run any more
+                pass
+            elif is_at_work or threading.current_thread() is self._thread:
+                # Interrupted a second time, or collected as garbage on the loop: nobody can wait.
+                self.spawn(close)
+            else:
+                self._wait_for(caller, context, close)
 
     def _wait_for(
         self,

@@ -1,0 +1,100 @@
+"""Real signals, to real processes in the middle of their sweeps and streams.
+
+What had finished is on record, and whatever else there was, the next call uses the store.
+"""
+
+import os
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+
+import psutil
+import pytest
+
+from entropic import Store
+from tests import scripts
+from tests.scripts import wait_for
+from tests.simulations import Point, simulate
+
+# Two sets finish; the third says so and stays at work until it is released.
+SWEEP = """\
+SETS = [{"n": n} for n in range(5)]
+
+def run(params):
+    if params["n"] == 2:
+        say("in", os.getpid())
+        while not os.path.exists("released"):
+            time.sleep(0.02)
+    simulate(params)
+
+def scripted():
+    store = make(run, executor=EXECUTOR, max_workers=1)
+    for _ in getattr(store, CALL)(SETS):
+        pass
+
+async def served():
+    usual = {"file_suffix": ".npy", "db_url": "sqlite:///runs.sqlite3"}
+    async with AsyncStore(run, Point, executor=EXECUTOR, max_workers=1, **usual) as store:
+        if CALL == "sweep":
+            await store.sweep(SETS)
+        else:
+            async for _ in store.as_completed(SETS):
+                pass
+
+scripted() if KIND == "Store" else asyncio.run(served())
+"""
+
+PLACES = [
+    *product(["Store"], ["caller", "thread", "process"], ["sweep", "as_completed"]),
+    *product(["AsyncStore"], ["thread", "process"], ["sweep", "as_completed"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "executor", "call"), PLACES)
+@pytest.mark.parametrize("sent", ["interrupt", "interrupt twice", "terminate"])
+def test_a_signal_leaves_what_the_next_call_uses(
+    folder: Path, kind: str, executor: str, call: str, sent: str
+) -> None:
+    """What had finished is kept, workers are gone, and only the rest is run."""
+    settings = scripts.arguments(KIND=kind, EXECUTOR=executor, CALL=call)
+    with scripts.script(settings + SWEEP) as script:
+        runner = int(script.expect("in"))
+        wait_for(lambda: stored() == [0, 1])
+        script.process.send_signal(signal.SIGTERM if sent == "terminate" else signal.SIGINT)
+        if sent == "interrupt twice":
+            script.interrupt()
+        if executor == "thread":  # no signal ends a thread; Python waits for it at its exit
+            Path("released").touch()
+        begun = time.monotonic()
+        expected = -(signal.SIGTERM if sent == "terminate" else signal.SIGINT)
+        assert script.ended() == expected, script.errors()
+        assert time.monotonic() - begun < 2
+    wait_for(lambda: runner == script.process.pid or not psutil.pid_exists(runner))
+    finished = stored()
+    assert finished[:2] == [0, 1]
+    ran: list[int] = []
+
+    def run(params: dict[str, int]) -> None:
+        ran.append(params["n"])
+        simulate(params)
+
+    with Store(run, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3") as store:
+        records = store.sweep({"n": n} for n in range(5))
+    assert [record.n for record in records] == list(range(5))
+    assert sorted(ran + finished) == list(range(5))
+    assert all(Path(record.result_file).is_file() for record in records)
+    # What is killed outright, or finishes in a thread as Python exits, is recovery's to clear.
+    if sent == "interrupt" and executor != "thread":
+        assert os.listdir("results/.entropic/staging") == []
+
+
+def stored() -> list[int]:
+    """What any other program sees in the database."""
+    try:
+        with closing(sqlite3.connect("runs.sqlite3")) as database:
+            return [n for (n,) in database.execute("SELECT n FROM points ORDER BY n")]
+    except sqlite3.OperationalError:  # not yet made
+        return []
