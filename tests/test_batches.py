@@ -1,0 +1,73 @@
+"""How runs share transactions: short ones do, and a long one is on record as soon as it ends."""
+
+import asyncio
+import sqlite3
+import statistics
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entropic import AsyncStore, Store
+from tests.scripts import DEADLINE
+from tests.simulations import Point, simulate
+
+
+def run_and_note(params: dict[str, Any]) -> None:
+    """A run of 30 ms that notes when it has ended, on the clock that all processes share."""
+    time.sleep(0.03)
+    simulate(params)
+    Path(f"ended-{params['n']}").write_text(repr(time.monotonic()))
+
+
+def watch(count: int, seen: dict[int, float]) -> None:
+    """Note when another connection first sees each row."""
+    over = time.monotonic() + DEADLINE
+    with closing(sqlite3.connect("runs.sqlite3")) as database:
+        while len(seen) < count and time.monotonic() < over:
+            for (n,) in database.execute("SELECT n FROM points").fetchall():
+                seen.setdefault(n, time.monotonic())
+            time.sleep(0.002)
+
+
+@pytest.mark.parametrize("executor", ["caller", "thread", "process"])
+def test_a_finished_run_is_on_record_at_once(folder: Path, executor: str) -> None:
+    """Within 100 ms of its end, while others still run: half of them well within it."""
+    seen: dict[int, float] = {}
+    url = "sqlite:///runs.sqlite3"
+    with Store(
+        run_and_note, Point, file_suffix=".npy", db_url=url, executor=executor, max_workers=2
+    ) as store:
+        store.run({"n": -1})
+        watching = threading.Thread(target=watch, args=(21, seen))
+        watching.start()
+        store.sweep({"n": n} for n in range(20))
+        watching.join()
+    late = [seen[n] - float(Path(f"ended-{n}").read_text()) for n in range(20)]
+    assert statistics.median(late) < 0.1, late
+
+
+def test_short_runs_share_transactions(folder: Path) -> None:
+    """Three hundred claims and three hundred commits, in far fewer transactions."""
+    with closing(sqlite3.connect("runs.sqlite3")) as database:
+        # With a rollback journal, the file counts its transactions; an existing one keeps its mode.
+        database.execute("PRAGMA journal_mode=DELETE")
+        database.execute("CREATE TABLE mine (n INTEGER)")
+
+    async def main() -> int:
+        async with AsyncStore(
+            simulate, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3"
+        ) as store:
+            before = transactions()
+            await store.sweep({"n": n} for n in range(300))
+            return transactions() - before
+
+    assert asyncio.run(main()) < 100
+
+
+def transactions() -> int:
+    """The file change counter of the database: bytes 24 to 27 of its header."""
+    return int.from_bytes(Path("runs.sqlite3").read_bytes()[24:28], "big")
