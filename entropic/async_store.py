@@ -4,9 +4,7 @@ import asyncio
 import inspect
 import math
 import os
-import platform
 import sys
-import uuid
 import warnings
 from collections.abc import (
     AsyncGenerator,
@@ -15,6 +13,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Mapping,
+    Sequence,
 )
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -30,14 +29,16 @@ from entropic.database.urls import async_url, masked
 from entropic.errors import Failure, ParamsError, RunError, SettingsError, WrongLoopError
 from entropic.executors import Executors, is_dask
 from entropic.identity import Identity
-from entropic.ledger import Ledger
+from entropic.leases import Heartbeat, new_owner
+from entropic.ledger import Ledger, renew
 from entropic.models import Base
-from entropic.pipeline import Params, Pipeline, RunOptions, Source, as_source
+from entropic.pipeline import Claimant, Params, Pipeline, RunOptions, Source, as_source
 from entropic.progress import Meter, ProgressOption, make_meter
 from entropic.schedule import OnError
 from entropic.schema import open_schema
 from entropic.settings import (
     RunSettings,
+    check_lease_ttl,
     check_lock_timeout,
     check_on_error,
     check_own_executor,
@@ -69,6 +70,7 @@ class _Opened(Generic[R]):
     database: Database
     executors: Executors
     pipeline: Pipeline[R]
+    heartbeat: Heartbeat | None
 
 
 class AsyncStore(Generic[R]):
@@ -97,6 +99,9 @@ class AsyncStore(Generic[R]):
             refused where a runner cannot be stopped: in threads.
         checksum: Whether to keep the SHA-256 of each result.
         lock_timeout: Seconds to keep trying while another program has the database locked.
+        lease_ttl: Seconds after which a run whose store has fallen silent (its machine is down,
+            its network gone) is taken over by whoever wants it next. A store renews its claims
+            four times in that time.
 
     Raises:
         SettingsError: An argument cannot work; says which one, and what to pass instead.
@@ -121,11 +126,13 @@ class AsyncStore(Generic[R]):
         timeout: float | None = None,
         checksum: bool = True,
         lock_timeout: float = 60.0,
+        lease_ttl: float = 60.0,
     ) -> None:
         check_runner(runner)
         Identity(result_cls)  # raises, if the model cannot hold runs
         check_suffix(file_suffix)
         check_lock_timeout(lock_timeout)
+        check_lease_ttl(lease_ttl)
         settings = RunSettings(executor, max_workers, retries, timeout)
         check_own_executor(settings, runner, self._EXECUTORS)
         self._runner = runner
@@ -135,6 +142,7 @@ class AsyncStore(Generic[R]):
         self._settings = settings
         self._checksum = checksum
         self._lock_timeout = lock_timeout
+        self._lease_ttl = float(lease_ttl)
         self._opening: asyncio.Task[_Opened[R]] | None = None
 
     def __repr__(self) -> str:
@@ -486,6 +494,7 @@ class AsyncStore(Generic[R]):
             raise
         ledger = Ledger(database, schema.identity, schema.model, self._model)
         executors = Executors(self._runner, self._settings.executor, self._settings.max_workers)
+        claimant = self._claimant(database, schema.model)
         pipeline = Pipeline(
             self._runner,
             executors,
@@ -493,10 +502,22 @@ class AsyncStore(Generic[R]):
             ledger,
             self._folder,
             nonce=schema.nonce,
-            owner=f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+            claimant=claimant,
             checksum=self._checksum,
         )
-        return _Opened(database, executors, pipeline)
+        return _Opened(database, executors, pipeline, claimant.heartbeat)
+
+    def _claimant(self, database: Database, model: str) -> Claimant:
+        owner, ttl = new_owner(), self._lease_ttl
+        if database.dialect.shares_connection:  # nobody else sees it
+            return Claimant(owner, math.inf, None)
+
+        async def renewed(ids: Sequence[str]) -> None:
+            # Of its own: the store's connections are its loop's, and may be busy for long.
+            beating = Database(self._db_url, lock_timeout=ttl / 8)
+            await renew(beating, model, owner, ttl, ids)
+
+        return Claimant(owner, ttl, Heartbeat(renewed, ttl))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opening": None}
@@ -590,6 +611,8 @@ async def _close(opening: asyncio.Task[_Opened[Any]]) -> None:
     if has_loop:
         await opened.pipeline.stop()
     opened.pipeline.release()
+    if opened.heartbeat is not None and (beating := opened.heartbeat.stop()) is not None:
+        await anyio.to_thread.run_sync(beating.join)
     await opened.executors.aclose()
     await opened.database.aclose()
 

@@ -5,8 +5,9 @@ takes the records, what a failure stops, and when to try again. It does no I/O, 
 knows no clock; ``pipeline`` carries out what it says and tells it what became of it.
 """
 
+import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -58,6 +59,8 @@ class Schedule:
             set once.
         on_demand: Whether runs make progress only while somebody waits for a record, so that none
             must be under way in between.
+        choose: A random number below the one that it is given. Who meets others at the same sweep
+            goes on at another place of it: else all would go for the same sets one after another.
 
     Attributes:
         on_error: As given.
@@ -70,14 +73,18 @@ class Schedule:
         on_error: OnError = "raise",
         is_streamed: bool = False,
         on_demand: bool = False,
+        choose: Callable[[int], int] = random.randrange,
     ) -> None:
         self._workers = workers
         self.on_error = on_error
         self._is_streamed = is_streamed
         self._on_demand = on_demand
+        self._choose = choose
+        self._is_shared = False
         self._seen: set[str] = set()
         self._waiting: deque[str] = deque()
         self._in_flight: set[str] = set()
+        self._elsewhere: set[str] = set()
         self._is_pulling = False
         self._has_input = True
         self._is_halted = False
@@ -94,7 +101,8 @@ class Schedule:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to do or to wait for."""
-        return not (self._in_flight or self._is_pulling or self._wants_input or self._waiting)
+        under_way = self._in_flight or self._elsewhere
+        return not (under_way or self._is_pulling or self._wants_input or self._waiting)
 
     @property
     def window(self) -> int:
@@ -132,10 +140,22 @@ class Schedule:
         else:
             self._waiting.extend(misses)
 
+    def moved(self, id: str, *, is_elsewhere: bool) -> None:
+        """A run that was started turns out to be another store's, and takes no place here.
+
+        Or not any more: it is to be run here after all.
+        """
+        source, target = self._in_flight, self._elsewhere
+        if not is_elsewhere:
+            source, target = target, source
+        if id in source:
+            source.remove(id)
+            target.add(id)
+        self._is_shared = self._is_shared or is_elsewhere
+
     def finished(self, id: str, seconds: float | None) -> None:
         """A run is stored; ``seconds`` that its runner took, where that is known."""
-        self._in_flight.discard(id)
-        self._forget([id])
+        self._land(id)
         if seconds is not None:
             mean = self._mean_seconds
             self._mean_seconds = seconds if mean is None else 0.8 * mean + 0.2 * seconds
@@ -147,14 +167,12 @@ class Schedule:
 
     def failed(self, id: str) -> None:
         """A run has ended in failure."""
-        self._in_flight.discard(id)
-        self._forget([id])
+        self._land(id)
         self.failing()
 
     def dropped(self, id: str) -> None:
         """A run has been left before it began, or was interrupted."""
-        self._in_flight.discard(id)
-        self._forget([id])
+        self._land(id)
         self._has_dropped = True
 
     def halt(self) -> None:
@@ -179,19 +197,24 @@ class Schedule:
         actions: list[Action] = []
         if self._must_leave:
             self._must_leave = False
-            actions.append(Leave(tuple(sorted(self._in_flight))))
+            actions.append(Leave(tuple(sorted(self._in_flight | self._elsewhere))))
         if self._on_demand and (ready or not is_wanted):
             return actions
         starting: list[str] = []
-        while self._waiting and len(self._in_flight) < self.window:
+        room = self.window - len(self._in_flight)
+        # Not one at a time: each start is a claim, and those that start together share it.
+        most = self.window if 2 * room >= self.window - self._workers else 0
+        if self._is_shared and self._waiting and len(self._in_flight) < most:
+            self._waiting.rotate(self._choose(len(self._waiting)))
+        while self._waiting and len(self._in_flight) < most:
             starting.append(self._waiting.popleft())
             self._in_flight.add(starting[-1])
         if starting:
             actions.append(Start(tuple(starting)))
-        most = self._room(ready)
-        if self._wants_input and not self._is_pulling and most:
+        reads = self._room(ready)
+        if self._wants_input and not self._is_pulling and reads:
             self._is_pulling = True
-            actions.append(Pull(most))
+            actions.append(Pull(reads))
         return actions
 
     @property
@@ -211,7 +234,14 @@ class Schedule:
             return BATCH if len(self._waiting) < self.window else 0
         reach = min(2 * self.window + self._all_hits, BATCH)
         ahead = ready + len(self._waiting) + len(self._in_flight)
+        if len(self._elsewhere) >= BATCH:  # what others run is read past, but remembered
+            return 0
         return reach - ahead if 2 * ahead <= reach else 0
+
+    def _land(self, id: str) -> None:
+        self._in_flight.discard(id)
+        self._elsewhere.discard(id)
+        self._forget([id])
 
     def _forget(self, ids: Sequence[str]) -> None:
         """Of an endless input, only what is under way is remembered."""

@@ -1,5 +1,6 @@
 """The arguments of a store and of its calls, checked: what cannot work is refused at once."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,6 +88,13 @@ def check_lock_timeout(timeout: object) -> None:
     """Raise ``SettingsError`` unless it is a time."""
     if not (isinstance(timeout, int | float) and timeout >= 0):
         raise SettingsError(f"lock_timeout must be 0 seconds or more, not {timeout!r}")
+
+
+def check_lease_ttl(ttl: object) -> None:
+    """Raise ``SettingsError`` unless it is a time that a heartbeat can keep."""
+    is_time = isinstance(ttl, int | float) and not isinstance(ttl, bool)
+    if not (is_time and 0 < ttl < math.inf):  # type: ignore[operator]
+        raise SettingsError(f"lease_ttl must be more than 0 seconds, and finite, not {ttl!r}")
 
 
 def check_suffix(suffix: object) -> None:

@@ -58,6 +58,8 @@ class Store(Generic[R]):
             refused where a runner cannot be stopped: in threads.
         checksum: Whether to keep the SHA-256 of each result.
         lock_timeout: Seconds to keep trying while another program has the database locked.
+        lease_ttl: Seconds after which a run whose store has fallen silent is taken over by
+            whoever wants it next.
 
     Raises:
         SettingsError: An argument cannot work; says which one, and what to pass instead.
@@ -78,6 +80,7 @@ class Store(Generic[R]):
         timeout: float | None = None,
         checksum: bool = True,
         lock_timeout: float = 60.0,
+        lease_ttl: float = 60.0,
     ) -> None:
         self._adopt(
             _BehindStore(
@@ -92,6 +95,7 @@ class Store(Generic[R]):
                 timeout=timeout,
                 checksum=checksum,
                 lock_timeout=lock_timeout,
+                lease_ttl=lease_ttl,
             )
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-_PREAMBLE = """\
+PREAMBLE = """\
 import asyncio, gc, os, pickle, signal, sys, threading, time
 from entropic import AsyncStore, Store
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
@@ -42,7 +42,7 @@ class Script:
     """A script under way; what it prints is read line by line."""
 
     def __init__(self, source: str, *options: str) -> None:
-        Path("script.py").write_text(_PREAMBLE + source)
+        Path("script.py").write_text(PREAMBLE + source)
         self._errors = Path("stderr.txt")
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(

@@ -19,7 +19,7 @@ from entropic import AsyncStore, Base, mapped_column
 from entropic.database import Database
 from entropic.errors import EntropicError, IdConflictError, ResultsDirError
 from entropic.identity import Identity, ParameterSet
-from entropic.ledger import Entry, Finished, Ledger, Published, Result
+from entropic.ledger import Entry, Finished, Ledger, Published, Result, renew
 from entropic.ledger.statements import Statements
 from entropic.schema import open_schema
 from tests.models import model
@@ -54,7 +54,7 @@ class Driven:
 
     async def claim(self, parameters: ParameterSet) -> int:
         """The token of a new claim."""
-        claims = await self.ledger.claim([parameters.id], "somebody")
+        claims = await self.ledger.claim([parameters.id], "somebody", 60, gone=["somebody"])
         return claims[parameters.id].token
 
     def finished(self, parameters: ParameterSet, token: int, note: str = "") -> Finished:
@@ -169,7 +169,7 @@ async def test_a_claim_tells_what_is_stored() -> None:
     async with driven() as it:
         a, b = it.set(1), it.set(2)
         await it.complete(a, await it.claim(a))
-        claims = await it.ledger.claim([a.id, b.id], "me")
+        claims = await it.ledger.claim([a.id, b.id], "me", 60)
         assert {id: (c.token, c.published) for id, c in claims.items()} == {
             a.id: (2, 1),
             b.id: (1, 0),
@@ -194,19 +194,48 @@ async def test_a_commit_that_comes_too_late_is_dropped() -> None:
         assert runs("token, published, state, owner") == [(2, 2, "done", None)]
 
 
-async def test_a_commit_before_that_of_a_later_owner_is_kept_until_then() -> None:
-    """The later one's claim stays, and its result replaces the earlier."""
+async def test_a_commit_of_an_owner_that_was_overtaken_is_dropped() -> None:
+    """Also while the later owner is still at work: it alone may publish."""
     async with driven() as it:
         a = it.set()
         early, later = await it.claim(a), await it.claim(a)
-        first = await it.complete(a, early, "early")
-        assert first.record.custom_data == {"note": "early"}
-        assert runs("token, published, state, owner") == [(2, 1, "running", "somebody")]
+        entry = await it.complete(a, early, "early")
+        assert (entry.record, entry.token, entry.published) == (None, later, 0)
+        assert it.published == []
+        assert runs("token, published, state, owner") == [(2, 0, "running", "somebody")]
         second = await it.complete(a, later, "later")
         assert second.record.custom_data == {"note": "later"}
-        assert second.record.created_at == first.record.created_at
-        assert (await it.entry(a)).record.created_at == first.record.created_at
         assert runs("token, published, state, owner") == [(2, 2, "done", None)]
+
+
+async def test_who_runs_it_keeps_it_until_the_lease_has_passed() -> None:
+    """A claim gets nothing that is live; a dead owner's, or one whose lease has passed, it does."""
+    async with driven() as it:
+        a, b = it.set(1), it.set(2)
+        first = await it.ledger.claim([a.id, b.id], "one", 60)
+        assert {id: claim.token for id, claim in first.items()} == {a.id: 1, b.id: 1}
+        assert await it.ledger.claim([a.id, b.id], "two", 60) == {}
+        assert await it.ledger.claim([a.id], "two", 60, gone=["three"]) == {}
+        states = await it.ledger.states([a.id, b.id])
+        assert {(s.token, s.owner, s.is_live) for s in states.values()} == {(1, "one", True)}
+        taken = await it.ledger.claim([a.id, b.id], "two", 0, gone=["one"])
+        assert {claim.token for claim in taken.values()} == {2}
+        assert not (await it.ledger.states([a.id]))[a.id].is_live  # with no time to live
+        assert not (await it.entry(a)).is_claimed
+        assert (await it.ledger.claim([a.id], "four", 60))[a.id].token == 3
+
+
+async def test_a_lease_is_renewed_for_its_owner_alone() -> None:
+    """What somebody else has taken over meanwhile is no more the first one's to renew."""
+    async with driven() as it:
+        a, b = it.set(1), it.set(2)
+        await it.ledger.claim([a.id, b.id], "one", 0)
+        await it.ledger.claim([b.id], "two", 0)
+        other = Database(f"sqlite:///{PATH}", lock_timeout=30)
+        await renew(other, "sims", "one", 60, [a.id, b.id])
+        states = await it.ledger.states([a.id, b.id])
+        assert (states[a.id].owner, states[a.id].is_live) == ("one", True)
+        assert (states[b.id].owner, states[b.id].is_live) == ("two", False)
 
 
 async def test_a_registered_result_fences_a_run_that_is_under_way() -> None:
@@ -256,12 +285,11 @@ async def test_a_batch_stores_what_it_can() -> None:
 
 
 async def test_a_conflict_on_an_own_id_is_found_in_the_transaction() -> None:
-    """Two sets under one id of the caller's, both claimed before either was stored."""
+    """Two sets under one id of the caller's, the second claimed without another look."""
     async with driven() as it:
         one, two = it.set(1, id="mine"), it.set(2, id="mine")
-        first, second = await it.claim(one), await it.claim(two)
-        await it.complete(one, first, "one")
-        error = await it.complete(two, second, "two")
+        await it.complete(one, await it.claim(one), "one")
+        error = await it.complete(two, await it.claim(two), "two")
         assert isinstance(error, IdConflictError)
         assert error.id == "mine"
         assert "n is 1 there and 2 here" in str(error)
@@ -501,7 +529,9 @@ async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
     }
     assert searches == {
         "look_up": {"sims", "entropic_runs"},
+        "states": {"entropic_runs"},
         "claim": set(),  # inserts look at the index by themselves
+        "seize": set(),
         "store": set(),
         "settle": {"entropic_runs"},
         "fail": {"sims", "entropic_runs"},

@@ -27,7 +27,7 @@ T = TypeVar("T")
 # Texts of some rows that take longer to read, as JSON, than a loop may be held up.
 _LARGE_TEXT: Final = 128 * 1024
 
-_FIRST_DELAY: Final = 0.005
+_FIRST_DELAY: Final = 0.002
 _LONGEST_DELAY: Final = 0.25
 
 
@@ -61,6 +61,11 @@ class Dialect(Protocol):
 
     async def prepare(self, driver: Any, is_new: bool) -> None:
         """Settle what belongs to the whole database; an existing one stays as it is."""
+        ...
+
+    @property
+    def now(self) -> sa.ColumnElement[float]:
+        """The database's own clock, in seconds since 1970."""
         ...
 
     def keys(self, name: str) -> sa.TableValuedAlias:
@@ -406,4 +411,4 @@ class Database:
             if left is not None and left.is_set():
                 raise asyncio.CancelledError
             await asyncio.sleep(delay * (0.5 + self._jitter()))
-            delay = min(2 * delay, _LONGEST_DELAY)
+            delay = min(1.5 * delay, _LONGEST_DELAY)

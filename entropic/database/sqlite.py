@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from entropic.errors import DatabaseBusyError, DatabaseError, SettingsError
 
 # A short busy timeout, with retries from the loop: a long one would block a cancellation.
-_BUSY_TIMEOUT_SECONDS: Final = 0.2
+_BUSY_TIMEOUT_SECONDS: Final = 0.02
 
 # The first releases in which a WAL reset cannot lose a commit that another process is reading;
 # 3.50 and 3.44 have the fix in their own lines.
@@ -44,6 +44,10 @@ class SQLite:
     # With a rollback journal, a commit waits for readers; this waits for them beforehand.
     begin_alone: Final = "BEGIN EXCLUSIVE"
     begin_reading: Final = "BEGIN"
+    # unixepoch('subsec') is of 3.42.
+    now: Final[sa.ColumnElement[float]] = sa.literal_column(
+        "((julianday('now') - 2440587.5) * 86400.0)", sa.Double()
+    )
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 import anyio.to_thread
+import sqlalchemy as sa
 
 from entropic.database import Database, Transaction
 from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError
 from entropic.identity import Identity, ParameterSet, is_heavy
-from entropic.ledger.statements import RESULT_COLUMNS, Statements
+from entropic.ledger.statements import RESULT_COLUMNS, Statements, renewal
 from entropic.models import RESERVED, Base, detached
 
 R = TypeVar("R", bound=Base)
@@ -57,13 +58,15 @@ class Entry(Generic[R]):
         record: A plain detached instance of the model as it is stored; ``None`` without a row.
         values: The stored parameters; empty without a row.
         result: The bookkeeping; all ``None`` for a row that entropic 2 left.
+        token: The token of its last owner, or 0.
         published: The token of the stored result, or 0.
-        is_claimed: Whether somebody is running it at this moment.
+        is_claimed: Whether somebody is running it at this moment: its lease has not passed.
     """
 
     record: R | None
     values: Mapping[str, Any]
     result: Result
+    token: int
     published: int
     is_claimed: bool
 
@@ -80,6 +83,25 @@ class Claim:
 
     token: int
     published: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How it is with a run, without its row.
+
+    Attributes:
+        token: Of its last owner; 0 where nobody has ever run it.
+        published: The token of the stored result, or 0.
+        owner: Who runs it, or ``None``.
+        is_live: Whether that owner's lease has not passed.
+        failure: Where its last owner has failed, and nothing is stored.
+    """
+
+    token: int = 0
+    published: int = 0
+    owner: str | None = None
+    is_live: bool = False
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +166,53 @@ class Ledger(Generic[R]):
         rows = await self._database.read(self._statements.look_up, b_model=self._model, b_ids=keys)
         return self._entries(rows)
 
-    async def claim(self, ids: Sequence[str], owner: str) -> dict[str, Claim]:
-        """Take the right to run these ids.
+    async def states(self, ids: Sequence[str]) -> dict[str, State]:
+        """How it is with each of these runs; every id is in the answer.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        keys = self._database.dialect.bind_keys(ids)
+        rows = await self._database.read(self._statements.states, b_model=self._model, b_ids=keys)
+        states = dict.fromkeys(ids, State())
+        for id, token, published, owner, is_live, state, attempts, error in rows:
+            has_failed = state == "failed" and error is not None
+            failure = self._failure(id, attempts, error) if has_failed else None
+            states[id] = State(token, published, owner, bool(is_live), failure)
+        return states
+
+    async def claim(
+        self, ids: Sequence[str], owner: str, ttl: float, gone: Sequence[str] = ()
+    ) -> dict[str, Claim]:
+        """Take the right to run those of these ids that nobody has.
+
+        Args:
+            ids: The run ids.
+            owner: Who takes it.
+            ttl: Seconds for which it lasts, unless it is renewed.
+            gone: Owners that are known to be dead: theirs are taken over.
+
+        Returns:
+            The claims; ids that somebody else has are not among them.
 
         Raises:
             DatabaseError: The database failed; nothing is claimed.
         """
-        return await self._database.write(lambda t: self._claim(t, ids, owner))
+        dialect = self._database.dialect
+        keys, dead = dialect.bind_keys(ids), dialect.bind_keys(gone)
+
+        async def work(transaction: Transaction) -> dict[str, Claim]:
+            rows = await transaction.fetch(
+                self._statements.claim,
+                b_model=self._model,
+                b_ids=keys,
+                b_owner=owner,
+                b_ttl=ttl,
+                b_gone=dead,
+            )
+            return {id: Claim(token, published) for id, token, published in rows}
+
+        return await self._database.write(work)
 
     async def complete(
         self,
@@ -168,8 +230,9 @@ class Ledger(Generic[R]):
                 error that kept it from doing so.
 
         Returns:
-            For each id what is stored now, by this run or by a later owner that was faster, if it
-            has not been deleted since; or the error that kept this one run from being stored.
+            For each id what is stored now; or the error that kept this one run from being
+            stored. A run that a later owner has overtaken is dropped: its entry has that one's
+            token, and what is stored may still be older.
 
         Raises:
             DatabaseError: The database failed; no row is stored.
@@ -212,7 +275,14 @@ class Ledger(Generic[R]):
             if conflict := await self._conflict(run.parameters, before[id]):
                 raise conflict
             # A claim like any other, so that an older run that is still under way is fenced.
-            token = (await self._claim(transaction, [id], "register"))[id].token
+            keys = self._database.dialect.bind_keys([id])
+            ((_, token, _),) = await transaction.fetch(
+                self._statements.seize,
+                b_model=self._model,
+                b_ids=keys,
+                b_owner="register",
+                b_ttl=0.0,
+            )
             # The name that an earlier run had in the folder stays the id's own.
             known = before[id].result
             result = replace(
@@ -328,15 +398,6 @@ class Ledger(Generic[R]):
             await transaction.fetch(self._statements.look_up, b_model=self._model, b_ids=keys)
         )
 
-    async def _claim(
-        self, transaction: Transaction, ids: Sequence[str], owner: str
-    ) -> dict[str, Claim]:
-        keys = self._database.dialect.bind_keys(ids)
-        claimed = await transaction.fetch(
-            self._statements.claim, b_model=self._model, b_ids=keys, b_owner=owner
-        )
-        return {id: Claim(token, published) for id, token, published in claimed}
-
     async def _store(
         self,
         transaction: Transaction,
@@ -359,7 +420,9 @@ class Ledger(Generic[R]):
             settled.append(_bound({"model": self._model, "id": id, "token": run.token, **about}))
             values = run.parameters.values
             record = detached(self._class, {**reserved, **values})
-            done[id] = Entry(record, values, published.result, run.token, is_claimed=False)
+            done[id] = Entry(
+                record, values, published.result, run.token, run.token, is_claimed=False
+            )
         await transaction.execute_many(self._statements.store, rows)
         await transaction.execute_many(self._statements.settle, settled)
         return done
@@ -369,22 +432,42 @@ class Ledger(Generic[R]):
         entries = {}
         for key, *row in rows:
             attributes = dict(zip(self._names, row[:names], strict=True))
-            published, is_claimed, *about = row[names:]
+            token, published, is_claimed, *about = row[names:]
             record = None
             values: dict[str, Any] = {}
             if attributes["id"] is not None:
                 record = detached(self._class, attributes)
                 values = {name: attributes[name] for name in self._identity.parameters}
-            entries[key] = Entry(record, values, Result(*about), published or 0, bool(is_claimed))
+            entries[key] = Entry(
+                record, values, Result(*about), token or 0, published or 0, bool(is_claimed)
+            )
         return entries
 
 
 def is_fenced(entry: Entry[Any], token: int) -> bool:
-    """Whether a later owner's result has been stored already, so that this one comes too late.
+    """Whether a later owner has taken the run over, so that this one comes too late.
 
-    Also where that one has been deleted since: what is deleted does not come back.
+    Also where that one's result has been deleted since: what is deleted does not come back.
     """
-    return entry.published >= token
+    return entry.token != token or entry.published >= token
+
+
+async def renew(database: Database, model: str, owner: str, ttl: float, ids: Sequence[str]) -> None:
+    """Give the claims that are still the owner's a new lease, in a database that is not yet open.
+
+    Raises:
+        DatabaseError: The database failed, or stayed locked.
+    """
+    await database.open()
+    try:
+        dialect = database.dialect
+        expires = dialect.now + sa.bindparam("b_ttl", type_=sa.Double())
+        statement = database.statement(renewal(dialect.keys("b_ids"), expires))
+        values = {"b_model": model, "b_owner": owner, "b_ttl": ttl}
+        keys = dialect.bind_keys(ids)
+        await database.write(lambda t: t.fetch(statement, b_ids=keys, **values))
+    finally:
+        await database.aclose()
 
 
 _RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)

@@ -34,8 +34,17 @@ class Statements:
         attributes = sa.inspect(identity.model).columns
         columns = {name: attributes[name] for name in (*RESERVED, *identity.parameters)}
         table = columns["id"].table
-        self.look_up = database.statement(_look_up(dialect.keys("b_ids"), table, columns))
-        self.claim = database.statement(_claim(dialect.insert(runs_table), dialect.keys("b_ids")))
+        keys = dialect.keys("b_ids")
+        is_live = RUN.owner.is_not(None) & (RUN.lease_expires > dialect.now)
+        self.look_up = database.statement(_look_up(keys, table, columns, is_live))
+        self.states = database.statement(_states(keys, is_live))
+        # A claim gets what is nobody's; to seize is to take it from whoever has it.
+        gone = sa.select(dialect.keys("b_gone").c.value)
+        is_free = ~sa.func.coalesce(is_live, sa.false()) | RUN.owner.in_(gone)
+        insert = dialect.insert(runs_table)
+        expires = dialect.now + _bound("b_ttl", sa.Double())
+        self.claim = database.statement(_claim(insert, keys, expires, is_free))
+        self.seize = database.statement(_claim(insert, keys, expires, None))
         self.store = database.statement(_store(dialect.insert(table), columns))
         self.settle = database.statement(_settle())
         self.fail = database.statement(_fail(table))
@@ -53,7 +62,10 @@ def _is_this_run() -> sa.ColumnElement[bool]:
 
 
 def _look_up(
-    keys: sa.TableValuedAlias, table: sa.FromClause, columns: dict[str, sa.Column[Any]]
+    keys: sa.TableValuedAlias,
+    table: sa.FromClause,
+    columns: dict[str, sa.Column[Any]],
+    is_live: sa.ColumnElement[bool],
 ) -> sa.Select[Any]:
     """For every id that is asked for, what there is: a row, bookkeeping, both or neither."""
     key = keys.c.value
@@ -63,14 +75,28 @@ def _look_up(
     return sa.select(
         key,
         *columns.values(),
+        RUN.token,
         RUN.published,
-        RUN.owner.is_not(None),
+        is_live,
         *RESULT_COLUMNS,
     ).select_from(joined)
 
 
-def _claim(insert: Any, keys: sa.TableValuedAlias) -> Any:
-    """A new owner, with the next token, for every id."""
+def _states(keys: sa.TableValuedAlias, is_live: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """How it is with each run that has bookkeeping."""
+    key = keys.c.value
+    joined = keys.join(runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key))
+    about = (RUN.token, RUN.published, RUN.owner, is_live, RUN.state, RUN.attempts, RUN.error)
+    return sa.select(key, *about).select_from(joined)
+
+
+def _claim(
+    insert: Any,
+    keys: sa.TableValuedAlias,
+    expires: sa.ColumnElement[float],
+    is_free: sa.ColumnElement[bool] | None,
+) -> Any:
+    """A new owner, with the next token and a new lease, for every id that is free."""
     first = sa.select(
         _bound("b_model"),
         keys.c.value,
@@ -79,8 +105,9 @@ def _claim(insert: Any, keys: sa.TableValuedAlias) -> Any:
         sa.literal_column("0"),
         sa.literal_column("1"),
         _bound("b_owner"),
+        expires,
     ).where(sa.true())  # without a WHERE, SQLite takes ON for the beginning of a join
-    names = ["model", "id", "state", "token", "published", "attempts", "owner"]
+    names = ["model", "id", "state", "token", "published", "attempts", "owner", "lease_expires"]
     return (
         insert.from_select(names, first, include_defaults=False)
         .on_conflict_do_update(
@@ -90,9 +117,24 @@ def _claim(insert: Any, keys: sa.TableValuedAlias) -> Any:
                 "token": RUN.token + 1,
                 "attempts": RUN.attempts + 1,
                 "owner": insert.excluded.owner,
+                "lease_expires": insert.excluded.lease_expires,
             },
+            where=is_free,
         )
         .returning(RUN.id, RUN.token, RUN.published)
+    )
+
+
+def renewal(keys: sa.TableValuedAlias, expires: sa.ColumnElement[float]) -> sa.Update:
+    """A new lease for those of the ids that are still the owner's."""
+    return (
+        sa.update(runs_table)
+        .where(
+            RUN.model == _bound("b_model"),
+            RUN.id.in_(sa.select(keys.c.value)),
+            RUN.owner == _bound("b_owner"),
+        )
+        .values(lease_expires=expires)
     )
 
 

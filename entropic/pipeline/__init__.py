@@ -28,7 +28,7 @@ from entropic.ledger import Entry, Finished, Ledger, Published, Result
 from entropic.models import Base, copied
 from entropic.pipeline.lookup import Answer, Lookup, locate
 from entropic.pipeline.request import Request
-from entropic.pipeline.runs import Landed, RunOptions, Runs, own_name
+from entropic.pipeline.runs import Claimant, Landed, RunOptions, Runs, own_name
 from entropic.pipeline.sources import Params, Source, as_source
 from entropic.progress import Meter
 from entropic.schedule import OnError, Schedule
@@ -37,7 +37,7 @@ from entropic.worker import Runner, running
 # Hops to files are short, and most of them wait for a disk.
 _IO_THREADS: Final = 4
 
-__all__ = ["Params", "Pipeline", "RunOptions", "Source", "as_source"]
+__all__ = ["Claimant", "Params", "Pipeline", "RunOptions", "Source", "as_source"]
 
 R = TypeVar("R", bound=Base)
 
@@ -54,7 +54,7 @@ class Pipeline(Generic[R]):
         ledger: The stored rows.
         folder: The stored results.
         nonce: Names this cache among those of the process and of the folder.
-        owner: Names this store in its claims.
+        claimant: How this store claims runs.
         checksum: Whether results get a digest.
     """
 
@@ -67,7 +67,7 @@ class Pipeline(Generic[R]):
         folder: ResultsFolder,
         *,
         nonce: str,
-        owner: str,
+        claimant: Claimant,
         checksum: bool,
     ) -> None:
         self._executors = executors
@@ -89,7 +89,7 @@ class Pipeline(Generic[R]):
             folder,
             self._threads,
             nonce=nonce,
-            owner=owner,
+            claimant=claimant,
             checksum=checksum,
         )
 
@@ -266,6 +266,7 @@ class Pipeline(Generic[R]):
         self,
         answer: Answer[R],
         on_failure: Callable[[], None],
+        on_move: Callable[[bool], None],
         *,
         options: RunOptions,
         force: bool,
@@ -288,7 +289,10 @@ class Pipeline(Generic[R]):
                 _check_same(flight, parameters)
                 if is_mine or not force:
                     flight.on_failure.append(on_failure)
+                flight.on_move.append(on_move)
+                on_move(flight.is_elsewhere)
                 await flight.wait()
+                on_move(False)
             landed = self._landed(flight, parameters, is_mine=is_mine, force=force)
             if landed is not None:
                 return landed

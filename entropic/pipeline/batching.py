@@ -21,13 +21,18 @@ class Batcher(Generic[Item, Answer]):
         call: Answers many items at once, in their order. It runs in a task of its own, which no
             requester's cancellation stops.
         most: The most items of one call, beyond those of a single larger request.
+        linger: How many seconds to let more requests come before a call, asked before each.
     """
 
     def __init__(
-        self, call: Callable[[list[Item]], Awaitable[Sequence[Answer]]], most: int
+        self,
+        call: Callable[[list[Item]], Awaitable[Sequence[Answer]]],
+        most: int,
+        linger: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._call = call
         self._most = most
+        self._linger = linger
         self._requests: deque[tuple[Sequence[Item], asyncio.Future[list[Answer]]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -48,6 +53,8 @@ class Batcher(Generic[Item, Answer]):
     async def _work(self) -> None:
         try:
             while self._requests:
+                if (seconds := self._linger()) > 0:
+                    await asyncio.sleep(seconds)
                 await self._answer(self._next())
         finally:
             self._task = None

@@ -5,6 +5,7 @@ is one place where things happen after each other.
 """
 
 import asyncio
+import functools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,7 +40,7 @@ class Request(Generic[R]):
         source: The input.
         lookup: How parameter sets become answers.
         obtain: Runs what was missing, or waits for the one who runs it; calls back as soon as
-            its runner has failed for good.
+            its runner has failed for good, and when it turns out to be under way elsewhere.
         flights: The runs under way.
         schedule: What to do when.
         meter: Told what happens.
@@ -55,7 +56,9 @@ class Request(Generic[R]):
         self,
         source: Source,
         lookup: Lookup[R],
-        obtain: Callable[[Answer[R], Callable[[], None]], Awaitable[Landed[R] | Failure]],
+        obtain: Callable[
+            [Answer[R], Callable[[], None], Callable[[bool], None]], Awaitable[Landed[R] | Failure]
+        ],
         flights: Flights[Any],
         schedule: Schedule,
         meter: Meter,
@@ -181,7 +184,8 @@ class Request(Generic[R]):
                         self._drop(id)
 
     def _start(self, id: str) -> None:
-        task = asyncio.ensure_future(self._obtain(self._missing[id], self._foresee_failure))
+        moved = functools.partial(self._move, id)
+        task = asyncio.ensure_future(self._obtain(self._missing[id], self._foresee_failure, moved))
         self._running[id] = task
         task.add_done_callback(lambda _: self._tell(id))
 
@@ -199,6 +203,11 @@ class Request(Generic[R]):
         """A runner has failed: leave what has not started, before it gets that one's place."""
         self._schedule.failing()
         self._act()
+
+    def _move(self, id: str, is_elsewhere: bool) -> None:
+        """A run takes no place here while another store runs it."""
+        self._schedule.moved(id, is_elsewhere=is_elsewhere)
+        self._has_news.set()
 
     async def _pull(self, most: int) -> None:
         batch = await self._source.take(most)

@@ -20,10 +20,11 @@ from entropic.artifacts import ResultsFolder, Stage, Staged
 from entropic.errors import EntropicError, Failure, ResultsDirError, RunCycleError, RunError
 from entropic.executors import Executor, Threads
 from entropic.identity import Identity, ParameterSet, is_heavy, shortened
-from entropic.leases import Flight
-from entropic.ledger import Claim, Entry, Finished, Ledger, Published, Result
+from entropic.leases import Flight, Heartbeat
+from entropic.ledger import Claim, Entry, Finished, Ledger, Published, Result, State
 from entropic.models import Base
 from entropic.pipeline.batching import Batcher
+from entropic.pipeline.elsewhere import Elsewhere, is_running
 from entropic.schedule import BATCH, retry_delay
 from entropic.worker import DURABLE_SECONDS, Job, Outcome, Runner, running
 
@@ -33,6 +34,8 @@ R = TypeVar("R", bound=Base)
 _logger = logging.getLogger("entropic")
 
 _GRACE_SECONDS: Final = 0.5
+_CONTENDED_SECONDS: Final = 5.0  # after others were last met
+_LINGER_SECONDS: Final = 0.04  # a finished run is to be on record within 100 ms
 _LONGEST_TRACEBACK: Final = 20_000
 
 
@@ -67,6 +70,21 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimant:
+    """How a store claims runs.
+
+    Attributes:
+        owner: Its name in its claims.
+        ttl: Seconds that a claim lasts, unless it is renewed.
+        heartbeat: Renews them; ``None`` where nobody else can see the database.
+    """
+
+    owner: str
+    ttl: float
+    heartbeat: Heartbeat | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Executed(Finished):
     """A finished run with what its executor left."""
 
@@ -96,6 +114,9 @@ class _Run:
 
 _Failure = tuple[str, int, dict[str, Any] | None]
 
+# An id, and the token of the stored result that was looked at: ``None`` to run in any case.
+_Wanted = tuple[str, int | None]
+
 
 class Runs(Generic[R]):
     """Carries runs out.
@@ -107,7 +128,7 @@ class Runs(Generic[R]):
         folder: Where results are staged and published.
         threads: Where files are touched.
         nonce: Tells this cache's staged runs from those of others on the same folder.
-        owner: Names this store in its claims.
+        claimant: How this store claims runs.
         checksum: Whether results get a digest.
     """
 
@@ -120,7 +141,7 @@ class Runs(Generic[R]):
         threads: Threads,
         *,
         nonce: str,
-        owner: str,
+        claimant: Claimant,
         checksum: bool,
     ) -> None:
         self._runner = runner
@@ -129,11 +150,15 @@ class Runs(Generic[R]):
         self._folder = folder
         self._threads = threads
         self._nonce = nonce
-        self._owner = owner
+        self._claimant = claimant
         self._checksum = checksum
         self._leftovers: set[asyncio.Task[None]] = set()
-        self._claims: Batcher[str, Claim] = Batcher(self._claim, BATCH)
-        self._commits: Batcher[_Executed, Entry[R] | EntropicError] = Batcher(self._commit, BATCH)
+        self._claims: Batcher[_Wanted, Claim | State] = Batcher(self._claim, BATCH)
+        self._elsewhere = Elsewhere(ledger.states)
+        self._contended_until = 0.0
+        self._commits: Batcher[_Executed, Entry[R] | EntropicError] = Batcher(
+            self._commit, BATCH, self._linger
+        )
         self._failures: Batcher[_Failure, None] = Batcher(self._fail, BATCH)
 
     async def run(
@@ -154,9 +179,9 @@ class Runs(Generic[R]):
                 stored since then makes this one needless. ``None`` to run in any case.
 
         Returns:
-            The failure, where the run has failed for good. ``None`` when somebody has stored the
-            run since it was looked up, or a later owner's result has been stored and deleted:
-            look again.
+            The failure, where the run has failed for good, here or in another store. ``None``
+            when somebody has stored the run since it was looked up, or a later owner's result
+            has been stored and deleted: look again.
 
         Raises:
             EntropicError: The run could not be carried out, or not be stored.
@@ -164,6 +189,9 @@ class Runs(Generic[R]):
         """
         for attempt in itertools.count(1):
             run = _Run(parameters, options, is_last=attempt > options.retries)
+            ended = await self._claimed(flight, run, unless_newer_than)
+            if ended is not None:
+                return ended.failure
             landed = await self._attempt(flight, run, unless_newer_than)
             if not isinstance(landed, Failure):
                 return landed
@@ -179,15 +207,13 @@ class Runs(Generic[R]):
     async def _attempt(
         self, flight: Flight[Any], run: _Run, unless_newer_than: int | None
     ) -> Landed[R] | Failure | None:
-        taking = asyncio.ensure_future(self._take(run))
         try:
-            await asyncio.shield(taking)
             if unless_newer_than is not None and run.claim.published > unless_newer_than:
                 await undisturbed(self._give_back(run))
                 return None
             outcome = await self._execute(flight, run)
         except asyncio.CancelledError:
-            await self._leave_in_order(run, taking)
+            await self._leave_in_order(run)
             raise
         except Exception as error:
             # Not the runner's: the executor's, or the database's. The run has failed all the same.
@@ -205,14 +231,40 @@ class Runs(Generic[R]):
             return Failure(
                 dict(values), run.parameters.id, outcome.error, outcome.traceback or "", 1
             )
-        return await undisturbed(self._store(run, outcome))
+        landed = await undisturbed(self._store(run, outcome))
+        if landed is not None:
+            return landed
+        flight.has_started = False  # the later owner's run may be left like any other
+        return await self._overtaken(flight, run)
 
     async def aclose(self) -> None:
         """Wait until all claims that cancelled runs left behind have been given back."""
         while self._leftovers:
             await asyncio.wait(self._leftovers)
+        await self._elsewhere.aclose()
 
-    async def _leave_in_order(self, run: _Run, taking: asyncio.Future[None]) -> None:
+    async def _claimed(
+        self, flight: Flight[Any], run: _Run, unless_newer_than: int | None
+    ) -> State | None:
+        """Claim a run, once no other store runs it.
+
+        Returns:
+            ``None`` with the claim in hand; else how the run ended elsewhere: with a newer result
+            than the one that was looked at, or in a failure, which is this request's outcome, too.
+        """
+        while (state := await self._take(run, unless_newer_than)) is not None:
+            if not _is_newer(state, unless_newer_than):
+                flight.is_elsewhere = True
+                _logger.info("run %s is under way in another store; waiting", run.parameters.id)
+                state = await self._elsewhere.ended(run.parameters.id)
+                if state.failure is not None and unless_newer_than is not None:
+                    return state
+            if _is_newer(state, unless_newer_than):
+                return replace(state, failure=None)
+        flight.is_elsewhere = False
+        return None
+
+    async def _leave_in_order(self, run: _Run, taking: asyncio.Future[Any] | None = None) -> None:
         """Give a cancelled run's claim back, also one that has yet to come.
 
         It may take as long as somebody has the database locked; a cancellation waits only a
@@ -220,8 +272,9 @@ class Runs(Generic[R]):
         """
 
         async def give_back() -> None:
-            await asyncio.wait({taking})
-            if taking.exception() is None:
+            if taking is not None:
+                await asyncio.wait({taking})
+            if taking is None or taking.exception() is None:
                 await self._give_back(run)
 
         task = asyncio.create_task(give_back())
@@ -229,9 +282,32 @@ class Runs(Generic[R]):
         task.add_done_callback(self._leftovers.discard)
         await undisturbed(asyncio.wait({task}, timeout=_GRACE_SECONDS))
 
-    async def _take(self, run: _Run) -> None:
-        (run.claim,) = await self._claims.ask([run.parameters.id])
-        run.stage = self._folder.stage(run.parameters.id, run.claim.token, self._nonce)
+    async def _take(self, run: _Run, unless_newer_than: int | None) -> State | None:
+        """Try to claim a run; ``None`` where that has worked, else how it is with it."""
+
+        async def take() -> State | None:
+            (claim,) = await self._claims.ask([(run.parameters.id, unless_newer_than)])
+            if isinstance(claim, State):
+                return claim
+            run.claim = claim
+            run.stage = self._folder.stage(run.parameters.id, claim.token, self._nonce)
+            if self._claimant.heartbeat is not None:
+                self._claimant.heartbeat.hold(run.parameters.id)
+            return None
+
+        taking = asyncio.ensure_future(take())
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await self._leave_in_order(run, taking)
+            raise
+        except Exception as error:
+            self._failure(run, error)  # tells it which run it is about
+            raise
+
+    def _let_go(self, run_id: str) -> None:
+        if self._claimant.heartbeat is not None:
+            self._claimant.heartbeat.release(run_id)
 
     async def _execute(self, flight: Flight[Any], run: _Run) -> Outcome:
         executor = run.options.executor
@@ -268,7 +344,7 @@ class Runs(Generic[R]):
                 "nonce": self._nonce,
                 "id": run.parameters.id,
                 "token": run.claim.token,
-                "owner": self._owner,
+                "owner": self._claimant.owner,
                 "values": self._identity.portable(run.parameters.values),
                 "custom_data": dict(run.options.custom_data),
             },
@@ -296,15 +372,69 @@ class Runs(Generic[R]):
             # The run is finished: what could not be published stays staged, with its sidecar.
             await self._settle(run, self._failure(run, error))
             raise
-        if entry.record is None:
-            return None  # overtaken by a run that was deleted meanwhile
+        self._let_go(run.parameters.id)
+        if entry.record is None or entry.published < run.claim.token:
+            # Overtaken: by a run that was deleted meanwhile, or by one that is still under way.
+            return None
         if entry.published == run.claim.token and entry.result.name is not None:
             entry.record.__dict__["result_file"] = self._folder.given(entry.result.name)
         return Landed(entry.record, outcome.elapsed_seconds)
 
-    async def _claim(self, ids: list[str]) -> list[Claim]:
-        claims = await self._ledger.claim(ids, self._owner)
-        return [claims[id] for id in ids]
+    async def _overtaken(self, flight: Flight[Any], run: _Run) -> Landed[R] | None:
+        """This run came too late; the record of the later owner is what its requests get.
+
+        Returns:
+            ``None`` where there is none: look again.
+        """
+        flight.is_elsewhere = True
+        try:
+            state = await self._elsewhere.ended(run.parameters.id)
+        finally:
+            flight.is_elsewhere = False
+        if state.published < run.claim.token:
+            return None
+        entry = (await self._ledger.look_up([run.parameters.id]))[run.parameters.id]
+        if entry.record is None:
+            return None
+        if entry.result.name is not None:
+            entry.record.__dict__["result_file"] = self._folder.given(entry.result.name)
+        return Landed(entry.record, None)
+
+    async def _claim(self, wanted: list[_Wanted]) -> list[Claim | State]:
+        """Claim what nobody has; how it is with what others run, or have stored meanwhile.
+
+        A claim takes the write lock. While others are about, who runs what is read beforehand, so
+        that those who share a sweep do not queue up for claims that they will not get.
+        """
+        loop = asyncio.get_running_loop()
+        ids = [id for id, _ in wanted]
+        claims: dict[str, Claim] = {}
+        if loop.time() >= self._contended_until:
+            claims = await self._take_free(ids, ())
+        others = [(id, seen) for id, seen in wanted if id not in claims]
+        states: dict[str, State] = {}
+        if others:
+            self._contended_until = loop.time() + _CONTENDED_SECONDS
+            states = await self._ledger.states([id for id, _ in others])
+            free = [
+                id
+                for id, seen in others
+                if not _is_newer(states[id], seen) and not is_running(states[id])
+            ]
+            if free:
+                owners = {states[id].owner for id in free}
+                claims |= await self._take_free(free, [owner for owner in owners if owner])
+        return [claims.get(id) or states[id] for id in ids]
+
+    async def _take_free(self, ids: Sequence[str], gone: Sequence[str]) -> dict[str, Claim]:
+        owner = self._claimant.owner
+        # What this store has claimed and could not give back is its own to take again.
+        return await self._ledger.claim(ids, owner, self._claimant.ttl, [owner, *gone])
+
+    def _linger(self) -> float:
+        """Among others, commits are to be few: each keeps all others from the database."""
+        is_contended = asyncio.get_running_loop().time() < self._contended_until
+        return _LINGER_SECONDS if is_contended else 0.0
 
     async def _commit(self, runs: list[_Executed]) -> list[Entry[R] | EntropicError]:
         entries = await self._ledger.complete(runs, self._publish)
@@ -383,6 +513,7 @@ class Runs(Generic[R]):
 
         The caller must hear of the failure itself, not of this one.
         """
+        self._let_go(run.parameters.id)
         try:
             await self._failures.ask([(run.parameters.id, run.claim.token, failure)])
         except Exception:
@@ -415,6 +546,11 @@ def own_name(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
     # A relative path was relative to wherever entropic 2 was used.
     is_here = not os.path.isabs(stored) or os.path.dirname(stored) == folder.path
     return name if is_here and os.path.basename(stored) == name else None
+
+
+def _is_newer(state: State, seen: int | None) -> bool:
+    """Whether a result has been stored since one was looked for."""
+    return seen is not None and state.published > seen
 
 
 def _may_pass(error: Exception) -> bool:

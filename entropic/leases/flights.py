@@ -1,4 +1,4 @@
-"""Who runs what, in this process: one flight for each run, shared by all who wait for it.
+"""The runs under way in this process: one flight for each run, shared by all who wait for it.
 
 A flight belongs to its waiters: it is stopped when the last of them leaves. A run that waits for
 another one is noted, so that a circle of runs is an error and no deadlock.
@@ -36,6 +36,8 @@ class Flight(Generic[T]):
         cannot_stop: Whether a runner is at work that no cancellation stops.
         on_failure: Called as soon as the runner has failed, while its place is still taken: who
             wants nothing more to start has to know before the next run gets that place.
+        on_move: Called with whether the run has turned out to be under way in another store, so
+            that it takes no place here, or is to be run here after all.
     """
 
     def __init__(self, digest: str) -> None:
@@ -44,6 +46,8 @@ class Flight(Generic[T]):
         self.has_started = False
         self._goes_on = asyncio.Event()
         self.on_failure: list[Callable[[], None]] = []
+        self.on_move: list[Callable[[bool], None]] = []
+        self._is_elsewhere = False
         self._waiters = 0
         self._starter = asyncio.current_task()
 
@@ -58,6 +62,18 @@ class Flight(Generic[T]):
             self._goes_on.set()
         else:
             self._goes_on.clear()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another store runs it, and this flight only waits."""
+        return self._is_elsewhere
+
+    @is_elsewhere.setter
+    def is_elsewhere(self, value: bool) -> None:
+        if value != self._is_elsewhere:
+            self._is_elsewhere = value
+            for tell in self.on_move:
+                tell(value)
 
     @property
     def is_attended(self) -> bool:

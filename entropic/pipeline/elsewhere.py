@@ -1,0 +1,99 @@
+"""Runs that other stores have claimed, in this process or on other machines: waiting for them.
+
+All that this store waits for is looked at in one statement, again and again: often while things
+happen, more seldom while they do not.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from entropic.leases import is_gone
+from entropic.ledger import State
+
+_FIRST_DELAY: Final = 0.01
+_LONGEST_DELAY: Final = 0.2
+
+
+class Elsewhere:
+    """What this store waits for.
+
+    Args:
+        states: Looks runs up.
+        jitter: A random number between 0 and 1: many that wait for one run should not all look
+            at the same moment.
+    """
+
+    def __init__(
+        self,
+        states: Callable[[Sequence[str]], Awaitable[dict[str, State]]],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._states = states
+        self._jitter = jitter
+        self._waiting: dict[str, asyncio.Future[State]] = {}
+        self._has_new = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def ended(self, id: str) -> State:
+        """Wait until nobody runs this run any more: stored, failed, given back, or left behind.
+
+        Returns:
+            How it is then.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        future = self._waiting.get(id)
+        if future is None:
+            future = self._waiting[id] = asyncio.get_running_loop().create_future()
+        self._has_new.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._watch())
+        try:
+            return await future
+        finally:
+            if self._waiting.get(id) is future:
+                del self._waiting[id]
+
+    async def aclose(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _watch(self) -> None:
+        delay = _FIRST_DELAY
+        while self._waiting:
+            self._has_new.clear()
+            try:
+                states = await self._states(list(self._waiting))
+            except Exception as error:
+                self._fail(error)
+                return
+            ended = [id for id, state in states.items() if not is_running(state)]
+            for id in ended:
+                self._tell(id, states[id])
+            delay = _FIRST_DELAY if ended or self._has_new.is_set() else delay * 1.5
+            delay = min(delay, _LONGEST_DELAY)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay * (0.5 + self._jitter())):
+                    await self._has_new.wait()
+
+    def _tell(self, id: str, state: State) -> None:
+        future = self._waiting.pop(id, None)
+        if future is not None and not future.done():
+            future.set_result(state)
+
+    def _fail(self, error: Exception) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error)
+        self._waiting.clear()
+
+
+def is_running(state: State) -> bool:
+    """Whether its owner is at work, as far as can be told from here."""
+    return state.owner is not None and state.is_live and not is_gone(state.owner)
