@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from entropic.grid import expand_grid as expand_grid
     from entropic.models import Base as Base
     from entropic.progress import Progress as Progress
+    from entropic.recovery import Recovered as Recovered
     from entropic.store import Store as Store
 
 __version__ = "3.0.0.dev0"
@@ -49,6 +50,7 @@ _HOMES = {
     "Dask": "entropic.executors.dask",
     "Mapped": "sqlalchemy.orm",
     "Progress": "entropic.progress",
+    "Recovered": "entropic.recovery",
     "Store": "entropic.store",
     "expand_grid": "entropic.grid",
     "mapped_column": "sqlalchemy.orm",

@@ -27,13 +27,14 @@ from entropic._shield import to_the_end
 from entropic.database import Database
 from entropic.database.urls import async_url, masked
 from entropic.errors import Failure, ParamsError, RunError, SettingsError, WrongLoopError
-from entropic.executors import Executors, is_dask
+from entropic.executors import Executors, check_executor, is_dask
 from entropic.identity import Identity
 from entropic.leases import Heartbeat, new_owner
 from entropic.ledger import Ledger, renew
 from entropic.models import Base
 from entropic.pipeline import Claimant, Params, Pipeline, RunOptions, Source, as_source
 from entropic.progress import Meter, ProgressOption, make_meter
+from entropic.recovery import Recovered
 from entropic.schedule import OnError
 from entropic.schema import open_schema
 from entropic.settings import (
@@ -56,6 +57,7 @@ __all__ = [
     "Params",
     "ProgressOption",
     "R",
+    "Recovered",
     "Runner",
     "warn_of_options",
 ]
@@ -352,6 +354,7 @@ class AsyncStore(Generic[R]):
             RunSettings(_one_of(client, executor), max_workers, retries, timeout),
             on_error,
             progress,
+            is_sweep=True,
         )
         return await self._collect(call)
 
@@ -398,6 +401,7 @@ class AsyncStore(Generic[R]):
             RunSettings(_one_of(client, executor), max_workers, retries, timeout),
             on_error,
             progress,
+            is_sweep=True,
         )
         return self._stream(call)
 
@@ -414,6 +418,24 @@ class AsyncStore(Generic[R]):
         async with self._using() as opened:
             return await opened.pipeline.failures()
 
+    async def recover(self) -> Recovered:
+        """Store what a crash has left finished, discard what it has left unfinished.
+
+        A store does so by itself when it opens and when a sweep begins. What an owner stages who
+        is alive, or whose lease has not passed, is left alone; so is an unfinished run to which
+        something was written within the last ``lease_ttl`` seconds.
+
+        Returns:
+            The ids of what was stored and of what was discarded, and the paths in the results
+            folder that look like results and have no row. Those are left alone.
+
+        Raises:
+            ResultsDirError: The results folder is not there, or cannot be used.
+            DatabaseError: The database failed.
+        """
+        async with self._using() as opened:
+            return await opened.pipeline.recover()
+
     async def _one(self, params: Params, custom_data: Mapping[str, Any], *, force: bool) -> R:
         if self._WARNS:
             warn_of_options(custom_data)
@@ -426,19 +448,26 @@ class AsyncStore(Generic[R]):
         settings: RunSettings = _AS_THE_STORE,
         on_error: OnError = "raise",
         progress: ProgressOption = False,
+        *,
+        is_sweep: bool = False,
     ) -> "_Call":
         check_on_error(on_error)
+        if settings.executor is not None:
+            check_executor(settings.executor, self._EXECUTORS)
         return _Call(
             as_source(params),
             plain_custom_data({} if custom_data is None else custom_data),
             settings.or_else(self._settings),
             on_error,
             make_meter(progress, _length(params)),
+            is_sweep,
         )
 
     async def _collect(self, call: "_Call", *, force: bool = False) -> list[R]:
         try:
             async with self._using() as opened:
+                if call.is_sweep:
+                    await opened.pipeline.tidy()
                 options = await call.options(opened.executors)
                 try:
                     return await opened.pipeline.collect(
@@ -453,6 +482,7 @@ class AsyncStore(Generic[R]):
         try:
             # No call that a closing store waits for: nobody can tell when the next record is taken.
             opened = await self._open()
+            await opened.pipeline.tidy()
             options = await call.options(opened.executors)
             records = opened.pipeline.stream(
                 call.source, options, on_error=call.on_error, meter=call.meter
@@ -505,6 +535,7 @@ class AsyncStore(Generic[R]):
             claimant=claimant,
             checksum=self._checksum,
         )
+        await pipeline.tidy()
         return _Opened(database, executors, pipeline, claimant.heartbeat)
 
     def _claimant(self, database: Database, model: str) -> Claimant:
@@ -532,6 +563,7 @@ class _Call:
     settings: RunSettings
     on_error: OnError
     meter: Meter
+    is_sweep: bool
 
     async def options(self, executors: Executors) -> RunOptions:
         """How to run; the executor is to be released."""

@@ -153,6 +153,10 @@ class Schedule:
             target.add(id)
         self._is_shared = self._is_shared or is_elsewhere
 
+    def resized(self, workers: int) -> None:
+        """So many runners can be at work at once from now on: a cluster grows and shrinks."""
+        self._workers = workers
+
     def finished(self, id: str, seconds: float | None) -> None:
         """A run is stored; ``seconds`` that its runner took, where that is known."""
         self._land(id)

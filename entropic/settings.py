@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from entropic.artifacts import COMPANIONS, ResultsFolder
 from entropic.errors import ParamsError, SettingsError
-from entropic.executors import NAMES, check_executor, check_stops_late_runs
+from entropic.executors import NAMES, check_executor, check_stops_late_runs, check_workers
 from entropic.identity import checked_custom_data
 from entropic.schedule import OnError
 from entropic.worker import is_async
@@ -52,6 +52,7 @@ def check_own_executor(settings: RunSettings, runner: Any, names: tuple[str, ...
     check_executor(settings.executor, names)
     is_thread = settings.executor in ("caller", "thread") and not is_async(runner)
     check_stops_late_runs(settings.executor, settings.timeout, can=not is_thread)
+    check_workers(settings.executor, runner, settings.max_workers)
 
 
 def check_runner(runner: object) -> None:

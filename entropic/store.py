@@ -17,6 +17,7 @@ from entropic.async_store import (
     Params,
     ProgressOption,
     R,
+    Recovered,
     Runner,
     warn_of_options,
 )
@@ -229,6 +230,13 @@ class Store(Generic[R]):
         Result and errors are those of ``AsyncStore.failures``.
         """
         return portal.call(self._behind().failures)
+
+    def recover(self) -> Recovered:
+        """Store what a crash has left finished, discard what it has left unfinished.
+
+        Result and errors are those of ``AsyncStore.recover``.
+        """
+        return portal.call(self._behind().recover)
 
     def _behind(self) -> AsyncStore[R]:
         """The asynchronous store; a new one in a forked child, whose parent keeps the old."""

@@ -14,11 +14,11 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from entropic._shield import to_the_end
-from entropic.artifacts import Stage, Staged, explained
+from entropic.artifacts import Sidecar, Stage, Staged, explained
 from entropic.artifacts import stage as stages
 from entropic.errors import ResultsDirError, RunError, RunInterruptedError, RunTimeoutError
 
@@ -51,7 +51,10 @@ class Job:
         id: The run id.
         cache: Which cache the run belongs to: runs that ask for one another are told apart by it.
         stage: Where to write.
-        sidecar: What the sidecar holds beside the outcome: plain JSON.
+        token: The token that it is run under.
+        owner: Whose it is.
+        values: The parameters, as the plain JSON of the sidecar.
+        custom_data: What goes to the row.
         checksum: Whether to compute the result's digest.
         timeout: Seconds after which the executor stops the runner; ``None`` for never.
         chain: The runs that asked for this one, outermost first.
@@ -62,8 +65,11 @@ class Job:
     id: str
     cache: str
     stage: Stage
-    sidecar: dict[str, Any]
     checksum: bool
+    token: int = 0
+    owner: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    custom_data: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
     chain: tuple[tuple[str, str], ...] = ()
 
@@ -242,15 +248,20 @@ def _finish(job: Job, clock: _Clock) -> Outcome:
     durable = (clock.elapsed or 0.0) >= DURABLE_SECONDS
     try:
         staged = stages.check(job.stage, checksum=job.checksum, durable=durable)
-        sidecar = {
-            **job.sidecar,
-            "name": job.stage.name,
-            "elapsed_seconds": clock.seconds,
-            "started_at": clock.started_at,
-            "host": _HOST,
-            "staged": asdict(staged),
-        }
-        stages.seal(job.stage, sidecar, durable=durable)
+        sidecar = Sidecar(
+            nonce=job.cache,
+            id=job.id,
+            token=job.token,
+            owner=job.owner,
+            values=job.values,
+            custom_data=job.custom_data,
+            name=job.stage.name,
+            elapsed_seconds=clock.seconds,
+            started_at=clock.started_at,
+            host=_HOST,
+            staged=staged,
+        )
+        stages.seal(job.stage, sidecar.as_json(), durable=durable)
     except OSError as error:
         # Not the runner's failure, but the disk's: what the run was for may well be there.
         return clock.failed(_unsealed(job.stage, error), is_finished=True)

@@ -89,6 +89,8 @@ def make_store() -> Iterator[Callable[..., Any]]:
                 store = SyncFace(AsyncStore(**settings), runner)
             else:
                 executor = "thread" if kind == "store-threads" else "caller"
+                if executor == settings.get("executor", executor) == "caller":
+                    settings.pop("max_workers", None)  # there is but one calling thread
                 store = Store(**{"executor": executor, **settings})
             opened.append(store)
             return store

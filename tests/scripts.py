@@ -42,7 +42,10 @@ class Script:
     """A script under way; what it prints is read line by line."""
 
     def __init__(self, source: str, *options: str) -> None:
-        Path("script.py").write_text(PREAMBLE + source)
+        script = Path("script.py")
+        # Not while the same one is being started: that would read half of it.
+        if not script.exists() or script.read_text() != PREAMBLE + source:
+            script.write_text(PREAMBLE + source)
         self._errors = Path("stderr.txt")
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(

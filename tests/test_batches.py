@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from entropic import AsyncStore, Store
+from entropic.pipeline.batching import Batcher
 from tests.scripts import DEADLINE
 from tests.simulations import Point, simulate
 
@@ -38,8 +39,9 @@ def test_a_finished_run_is_on_record_at_once(folder: Path, executor: str) -> Non
     """Within 100 ms of its end, while others still run: half of them well within it."""
     seen: dict[int, float] = {}
     url = "sqlite:///runs.sqlite3"
+    workers = 1 if executor == "caller" else 2
     with Store(
-        run_and_note, Point, file_suffix=".npy", db_url=url, executor=executor, max_workers=2
+        run_and_note, Point, file_suffix=".npy", db_url=url, executor=executor, max_workers=workers
     ) as store:
         store.run({"n": -1})
         watching = threading.Thread(target=watch, args=(21, seen))
@@ -71,3 +73,33 @@ def test_short_runs_share_transactions(folder: Path) -> None:
 def transactions() -> int:
     """The file change counter of the database: bytes 24 to 27 of its header."""
     return int.from_bytes(Path("runs.sqlite3").read_bytes()[24:28], "big")
+
+
+def test_who_asks_while_a_loop_ends_is_answered() -> None:
+    """A loop that ends cancels all tasks, the one that answers among them."""
+    answered: list[int] = []
+
+    async def call(items: list[int]) -> list[int]:
+        await asyncio.sleep(0)
+        return items
+
+    async def main() -> None:
+        batcher = Batcher[int, int](call, 1)
+
+        async def leave(n: int) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:  # as a run gives its claim back
+                answered.extend(await batcher.ask([n]))
+
+        for n in range(3):
+            asyncio.create_task(leave(n))  # noqa: RUF006  the loop ends with them
+        asyncio.create_task(batcher.ask([3]))  # noqa: RUF006
+        await asyncio.sleep(0)
+
+    async def ended() -> None:
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(asyncio.run, main())
+
+    asyncio.run(ended())
+    assert sorted(answered) == [0, 1, 2]

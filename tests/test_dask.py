@@ -280,7 +280,7 @@ def test_the_outcome_of_a_finished_run_survives_its_worker(
     from entropic.worker import Job
 
     stage = Stage(str(folder / "stage"), "a.npy")
-    job = Job(simulate, {"n": 1, "dt": 0.5}, "a", "cache", stage, {"format": 1}, True)
+    job = Job(simulate, {"n": 1, "dt": 0.5}, "a", "cache", stage, True)
     first, second = (run_task(dumps(job)).open() for _ in range(2))
     assert first.staged is not None
     assert second == first

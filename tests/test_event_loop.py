@@ -162,7 +162,7 @@ def test_closing_under_thread_runs_keeps_them_and_drops_those_in_line() -> None:
         joined = asyncio.create_task(store.run_or_retrieve({"n": 1}))
         in_line = asyncio.create_task(store.run_or_retrieve({"n": 2}))
         flights = store._opening.result().pipeline._flights._flights  # type: ignore[union-attr]
-        await until(lambda: sum(flight._waiters for flight in flights.values()) == 3)
+        await until(lambda: sum(len(flight._waiters) for flight in flights.values()) == 3)
         closing = asyncio.create_task(store.aclose())
         with pytest.raises(StoreClosedError, match="closed while"):
             await in_line

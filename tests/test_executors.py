@@ -262,7 +262,7 @@ begun.wait()
 flights = store._store._opening.result().pipeline._flights._flights
 
 def watch():
-    while sum(flight._waiters for flight in list(flights.values())) < 2:
+    while sum(len(flight._waiters) for flight in list(flights.values())) < 2:
         time.sleep(0.001)
     say("waiting")
 

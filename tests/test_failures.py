@@ -5,6 +5,8 @@ import itertools
 import logging
 import math
 import pickle
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +21,12 @@ from entropic import (
     ResultMissingError,
     RunCycleError,
     SettingsError,
+    Store,
     SweepError,
 )
 from tests.conftest import KINDS
-from tests.simulations import Point, calls, mark_call, simulate
+from tests.scripts import DEADLINE
+from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -402,3 +406,101 @@ def test_several_threads_may_sweep_with_executors_of_their_own(
         )
         assert [[record.n for record in records] for records in swept] == [list(range(20))] * 4
     assert calls() == 20
+
+
+def test_a_run_that_nobody_waits_for_is_not_tried_again() -> None:
+    """Its runner is in a thread, and cannot be stopped; but no more than that one is."""
+    begun = threading.Semaphore(0)
+    go = threading.Event()
+
+    def fail(params: dict[str, Any]) -> None:
+        begun.release()
+        mark_call(params)
+        go.wait(DEADLINE)
+        raise ValueError(params["n"])
+
+    async def main() -> None:
+        store = AsyncStore(fail, Point, file_suffix=".npy", retries=3)
+        for n, leave in enumerate(("cancel", "close")):
+            go.clear()
+            call = asyncio.create_task(store.run({"n": n}))
+            await asyncio.to_thread(begun.acquire)
+            if leave == "cancel":
+                call.cancel()
+                await asyncio.wait({call})
+                go.set()
+            closing = asyncio.create_task(store.aclose())
+            for _ in range(5):  # so that the store has told the run
+                await asyncio.sleep(0)
+            go.set()
+            await closing
+            await asyncio.gather(call, return_exceptions=True)
+            assert calls() == n + 1
+
+    asyncio.run(main())
+
+
+def test_two_sweeps_may_share_an_executor_that_one_of_them_leaves() -> None:
+    """At whatever moment: who asks for it in the very step in which it is closed gets another."""
+
+    async def main() -> None:
+        async with AsyncStore(simulate, Point, file_suffix=".npy") as store:
+            await store.run_or_retrieve({"n": 0})
+            for turn in range(1, 49):
+                there = asyncio.Event()
+
+                async def first(there: asyncio.Event = there) -> None:
+                    await store.sweep([{"n": 0}], max_workers=3, progress=lambda _: there.set())
+
+                async def second(there: asyncio.Event = there, turn: int = turn) -> None:
+                    await there.wait()
+                    for _ in range(turn % 12):
+                        await asyncio.sleep(0)
+                    await store.sweep([{"n": turn}], max_workers=3)
+
+                await asyncio.gather(first(), second())
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("settings", [{"max_workers": 4}, {"executor": "caller", "max_workers": 2}])
+def test_more_workers_than_the_calling_thread_is_are_refused(
+    make_store: Callable[..., Any], settings: dict[str, Any]
+) -> None:
+    """For a store and for a call; of an async runner, there may be many."""
+    with pytest.raises(SettingsError, match="cannot be kept"):
+        Store(simulate, Point, **settings)
+    with pytest.raises(SettingsError, match="cannot be kept"):
+        make_store("store").sweep([{"n": 1}], **settings)
+    assert calls() == 0
+    Store(simulate_async, Point, file_suffix=".npy", **settings).close()
+
+
+def test_an_async_store_has_no_calling_thread_to_run_on() -> None:
+    """And says so before anything is claimed."""
+
+    async def main() -> None:
+        async with AsyncStore(simulate, Point, file_suffix=".npy") as store:
+            with pytest.raises(SettingsError, match="executor must be 'thread', 'process'"):
+                await store.sweep([{"n": 1}], executor="caller")
+            assert await store.failures() == []
+
+    asyncio.run(main())
+
+
+def test_the_stores_number_of_workers_holds_for_its_own_executor(
+    make_store: Callable[..., Any],
+) -> None:
+    """Also where a call names that executor again."""
+    at_once = []
+    running = threading.Semaphore(3)
+
+    def run(params: dict[str, Any]) -> None:
+        with running:
+            at_once.append(running._value)
+            time.sleep(0.01)
+            simulate(params)
+
+    store = make_store("async-threads", runner=run, max_workers=1)
+    store.sweep([{"n": n} for n in range(6)], executor="thread")
+    assert at_once == [2] * 6

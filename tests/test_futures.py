@@ -6,6 +6,7 @@ import contextvars
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -338,3 +339,30 @@ def test_a_timeout_is_refused(make_store: Callable[..., Any], kind: str, pool: E
     """Nothing can stop somebody else's worker."""
     with pytest.raises(SettingsError, match="timeout=1 cannot be kept"):
         make_store(kind, executor=pool, timeout=1).sweep(sets(1))
+
+
+def test_a_failure_is_raised_after_what_had_begun_in_the_pool_has_ended() -> None:
+    """Also of what had begun but a moment before."""
+    begun: list[int] = []
+    ended: list[int] = []
+    both = threading.Barrier(2)
+
+    def run(params: dict[str, Any]) -> None:
+        begun.append(params["n"])
+        if params["n"] < 2:
+            both.wait(DEADLINE)
+        if params["n"] == 0:
+            raise ValueError("the first")
+        time.sleep(0.2)
+        simulate(params)
+        ended.append(params["n"])
+
+    async def main() -> list[int]:
+        with ThreadPoolExecutor(2) as pool:
+            async with AsyncStore(run, Point, file_suffix=".npy", executor=pool) as store:
+                with pytest.raises(ValueError, match="the first"):
+                    await store.sweep(sets(12))
+                return list(ended)
+
+    assert sorted(asyncio.run(main())) == sorted(set(begun) - {0})
+    assert len(begun) < 12

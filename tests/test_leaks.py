@@ -100,7 +100,7 @@ def test_a_cancelled_async_run_waits_for_its_files(
 
     async def main() -> None:
         stage = Stage(str(folder / "stage"), "id.npy")
-        job = Job(runner, {"n": 1}, "id", "cache", stage, {}, checksum=False)
+        job = Job(runner, {"n": 1}, "id", "cache", stage, checksum=False)
         task = asyncio.create_task(run_job_async(job, hop))
         await asyncio.to_thread(begun.wait, 20)
         task.cancel()

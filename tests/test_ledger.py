@@ -532,6 +532,7 @@ async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
         "states": {"entropic_runs"},
         "claim": set(),  # inserts look at the index by themselves
         "seize": set(),
+        "registered": {"entropic_runs"},
         "store": set(),
         "settle": {"entropic_runs"},
         "fail": {"sims", "entropic_runs"},

@@ -18,12 +18,14 @@ import pytest
 from entropic import (
     AsyncStore,
     RemoteRunError,
+    RunError,
     RunTimeoutError,
     SettingsError,
     Store,
     SweepError,
     WorkerDiedError,
 )
+from entropic.executors import processes
 from tests import scripts
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
@@ -131,6 +133,20 @@ def test_a_worker_that_died_while_it_waited_fails_no_run(store_of: Any) -> None:
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(is_running(pid) for pid in pids()))
     assert [record.n for record in store.sweep(sets(4, 5, 6))] == [4, 5, 6]
+
+
+def test_a_worker_that_is_found_dead_when_the_job_is_sent_fails_no_run(
+    store_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is just about to end still looks alive."""
+    store = store_of(note_process, max_workers=1)
+    store.sweep(sets(0))
+    (pid,) = pids()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not is_running(pid))
+    monkeypatch.setattr(processes.WorkerProcess, "is_alive", True)
+    assert store.run({"n": 1}).n == 1
+    assert calls() == 2
 
 
 def test_a_run_whose_worker_died_may_be_tried_again(store_of: Any) -> None:
@@ -419,3 +435,56 @@ def test_nothing_stays_open() -> None:
     assert process.num_fds() <= files
     assert set(process.children()) == children
     wait_for(lambda: not [t for t in threading.enumerate() if "entropic-process" in t.name])
+
+
+def leave_a_child(params: dict[str, Any]) -> None:
+    """A runner whose process dies, and has forked another one, which keeps all that it had open."""
+    note_process(params)
+    child = os.fork()
+    if not child:
+        time.sleep(600)
+    Path("child").write_text(str(child))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_missed_although_what_it_forked_lives(store_of: Any) -> None:
+    """Its socket is still open; and what it forked ends with it."""
+    store = store_of(leave_a_child, max_workers=1)
+    with pytest.raises(WorkerDiedError, match="SIGKILL"):
+        store.run({"n": 1})
+    wait_for(lambda: not is_running(int(Path("child").read_text())))
+
+
+def test_a_worker_that_cannot_be_started_fails_its_run(
+    store_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the reason."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    store = store_of()
+    with pytest.raises(RunError, match=r"could not be started.*No such file"):
+        store.run({"n": 1})
+    monkeypatch.undo()
+    assert store.run({"n": 1}).n == 1
+
+
+def test_a_path_object_on_the_import_path_and_a_very_long_timeout(
+    store_of: Any, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Both are what some programs have."""
+    monkeypatch.setattr(sys, "path", [*sys.path, folder])
+    store = store_of(timeout=1e10)
+    assert store.run({"n": 1}).n == 1
+
+
+OPTIMISED = """\
+def run(params):
+    assert False, "asserts are off"
+    simulate(params)
+make(run, executor="process").run({"n": 1})
+"""
+
+
+def test_a_worker_has_the_options_of_its_parents_interpreter() -> None:
+    """Of python -O, for instance."""
+    scripts.run(OPTIMISED, "-O")
+    assert calls() == 1

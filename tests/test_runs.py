@@ -578,7 +578,6 @@ def test_elapsed_seconds_covers_the_runner_alone(is_async: bool) -> None:
         id="a",
         cache="cache",
         stage=folder.stage("a", 1, "nonce"),
-        sidecar={},
         checksum=True,
     )
     start = time.perf_counter()
@@ -679,6 +678,7 @@ def check_sidecar(found: dict[str, Any], content: bytes) -> None:
     assert found["started_at"] > 0
     assert found["host"]
     assert found["name"].startswith(kept["id"])
+    assert found["staged"].pop("inode") > 0
     assert found["staged"] == {
         "size": len(content),
         "is_folder": False,
@@ -809,14 +809,14 @@ def test_running_a_job_needs_no_store(folder: Path) -> None:
         id="a",
         cache="cache",
         stage=results.stage("a", 1, "nonce"),
-        sidecar={"about": "it"},
+        custom_data={"about": "it"},
         checksum=False,
     )
     outcome = run_job(job)
     assert outcome.error is None
     assert outcome.staged is not None
     assert (outcome.staged.size, outcome.staged.digest) == (6, None)
-    assert json.loads(Path(job.stage.sidecar).read_text())["about"] == "it"
+    assert json.loads(Path(job.stage.sidecar).read_text())["custom_data"] == {"about": "it"}
     again = run_job(job)
     assert isinstance(again.error, ResultsDirError)
     assert again.traceback is not None

@@ -49,7 +49,7 @@ def waiters(store: Any) -> int:
     if opening is None or not opening.done():
         return 0
     flights = opening.result().pipeline._flights._flights
-    return sum(flight._waiters for flight in list(flights.values()))
+    return sum(len(flight._waiters) for flight in list(flights.values()))
 
 
 def staged() -> list[str]:

@@ -322,3 +322,33 @@ def test_ctrl_c_in_a_stream(folder: Path) -> None:
         assert list(records) == []
         assert not list((folder / "results/.entropic/staging").iterdir())
         assert [record.n for record in store.sweep(sets(0, 1, 2))] == [0, 1, 2]
+
+
+def test_a_stream_that_was_left_reads_no_more(make_store: Callable[..., Any]) -> None:
+    """Also when a runner of it, in a thread, fails after that."""
+    go = threading.Event()
+    read: list[int] = []
+
+    def run(params: dict[str, Any]) -> None:
+        if params["n"]:
+            go.wait(DEADLINE)
+            raise ValueError(params["n"])
+        simulate(params)
+
+    def sets() -> Iterator[dict[str, Any]]:
+        for n in itertools.count():
+            read.append(n)
+            yield {"n": n}
+
+    async def main() -> None:
+        async with AsyncStore(
+            run, Point, file_suffix=".npy", max_workers=2, db_url="sqlite:///runs.sqlite3"
+        ) as store:
+            stream = store.as_completed(sets(), on_error="skip")
+            assert (await anext(stream)).n == 0
+            await stream.aclose()
+            seen = len(read)
+            go.set()
+        assert len(read) == seen
+
+    asyncio.run(main())

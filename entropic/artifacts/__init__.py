@@ -13,6 +13,7 @@ import errno
 import itertools
 import os
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from entropic.artifacts import corner
@@ -26,6 +27,7 @@ from entropic.artifacts.finding import (
     working_directory,
 )
 from entropic.artifacts.moves import fsync, move_to_free_name, remove, replace
+from entropic.artifacts.sidecar import Sidecar, read_sidecar
 from entropic.artifacts.stage import COMPANIONS, Stage, Staged
 from entropic.errors import ResultsDirError
 
@@ -33,10 +35,12 @@ __all__ = [
     "COMPANIONS",
     "Found",
     "ResultsFolder",
+    "Sidecar",
     "Stage",
     "Staged",
     "explained",
     "find",
+    "read_sidecar",
     "remove_registered",
 ]
 
@@ -165,6 +169,97 @@ class ResultsFolder:
         except OSError as error:
             raise self._unusable(error) from error
 
+    def resume(
+        self,
+        stage: Stage,
+        staged: Staged,
+        id: str,
+        ours: str | None,
+        *,
+        has_companions: bool = True,
+    ) -> str:
+        """``publish``, for what an owner has left that was killed, perhaps while it did just that.
+
+        Raises:
+            ResultsDirError: The result is neither in its stage nor under a name that it can have
+                been given; or the file system refused.
+        """
+        if staged.is_at(stage.result):
+            return self.publish(stage, staged, id, ours, has_companions=has_companions)
+        try:
+            for name in self._given_names(id, ours):
+                if staged.is_whole_at(os.path.join(self.path, name)):
+                    self._complete(stage, staged, id, name, ours, has_companions)
+                    return name
+        except OSError as error:
+            raise self._unusable(error) from error
+        raise ResultsDirError(
+            f"the result of the finished run {id} is no longer in {stage.folder}, nor in"
+            f" {self.path}; remove that folder, and the next request runs it again",
+            path=stage.folder,
+        )
+
+    def can_resume(self, stage: Stage, staged: Staged, id: str) -> bool:
+        """Whether a staged result is still there, in its stage or under a final name."""
+        paths = (os.path.join(self.path, name) for name in self._given_names(id, None))
+        return staged.is_at(stage.result) or any(staged.is_whole_at(path) for path in paths)
+
+    def staged(self, nonce: str) -> list[tuple[str, int, Stage]]:
+        """All that is staged of one cache: run id, token and stage of each, tokens ascending.
+
+        Raises:
+            ResultsDirError: The file system refused.
+        """
+        found = []
+        try:
+            with os.scandir(self._staging) as entries:
+                for entry in entries:
+                    id, _, rest = entry.name.removesuffix(f".{nonce}").rpartition(".")
+                    is_named = entry.name.endswith(f".{nonce}") and rest.isascii()
+                    if is_named and rest.isdigit() and id and entry.is_dir(follow_symlinks=False):
+                        found.append((id, int(rest), Stage(entry.path, id + self.suffix)))
+        except OSError as error:
+            raise self._unusable(error) from error
+        return sorted(found, key=lambda stage: stage[:2])
+
+    def last_written(self, stage: Stage) -> float:
+        """When anything was last written to a stage, in seconds since 1970."""
+        latest = 0.0
+        for folder, _, names in os.walk(stage.folder):
+            for path in (folder, *(os.path.join(folder, name) for name in names)):
+                with contextlib.suppress(FileNotFoundError):
+                    latest = max(latest, os.lstat(path).st_mtime)
+        return latest
+
+    def take_over(self, source: Stage, target: Stage) -> bool:
+        """Make another owner's stage one's own; whether it was still there.
+
+        From then on that owner can neither publish nor discard it.
+        """
+        try:
+            os.rename(source.folder, target.folder)
+        except OSError:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """What is called as results are, and is no part of the private corner.
+
+        Raises:
+            ResultsDirError: The file system refused.
+        """
+        try:
+            names = os.listdir(self.path)
+        except OSError as error:
+            raise self._unusable(error) from error
+        return sorted(n for n in names if n.endswith(self.suffix) and not n.startswith("."))
+
+    def ids(self, name: str) -> list[str]:
+        """The ids of the runs whose results can be called so."""
+        stem = name.removesuffix(self.suffix)
+        numbered = re.fullmatch(r"(.+)\.\d+", stem)
+        return [stem, numbered[1]] if numbered else [stem]
+
     def discard(self, stage: Stage) -> None:
         """Remove a staging folder and what is in it; following no link."""
         remove(stage.folder)
@@ -261,6 +356,34 @@ class ResultsFolder:
                     raise
                 return name
         raise AssertionError("unreachable: itertools.count does not end")
+
+    def _given_names(self, id: str, ours: str | None) -> Iterator[str]:
+        """The names that a run may just have been given."""
+        if ours is not None:
+            yield ours
+        for number in itertools.count():
+            name = (f"{id}.{number}" if number else id) + self.suffix
+            is_taken = os.path.lexists(os.path.join(self.path, name))
+            if not is_taken and not os.path.lexists(self._companions(name, id)):
+                return
+            yield name
+
+    def _complete(
+        self,
+        stage: Stage,
+        staged: Staged,
+        id: str,
+        name: str,
+        ours: str | None,
+        has_companions: bool,
+    ) -> None:
+        """What was still to be done when the result had its name."""
+        if staged.companions and os.path.lexists(stage.companions):
+            replace(stage.companions, self._companions(name, id), stage.folder)
+        elif name == ours and has_companions and not staged.companions:
+            _set_aside(self._companions(ours, id), stage)
+        if ours is not None and name != ours:
+            _set_aside(os.path.join(self.path, ours), stage)
 
     def _change_name(
         self, stage: Stage, staged: Staged, id: str, ours: str, has_companions: bool

@@ -38,6 +38,16 @@ class Stage:
     name: str
 
     @property
+    def nonce(self) -> str:
+        """The mark of the cache that it belongs to."""
+        return self.folder.rpartition(".")[2]
+
+    @property
+    def has_sidecar(self) -> bool:
+        """Whether there is a sidecar, whatever it says."""
+        return os.path.lexists(self.sidecar)
+
+    @property
     def result(self) -> str:
         """The path that the runner is given."""
         return os.path.join(self.folder, self.name)
@@ -62,12 +72,30 @@ class Staged:
         is_folder: Whether the result is a folder.
         companions: Names of the other files that the runner left beside it.
         digest: SHA-256 of the result, in hexadecimal; ``None`` where it was not asked for.
+        inode: The result's number in the file system, which it keeps when it is renamed.
     """
 
     size: int
     is_folder: bool
     companions: tuple[str, ...]
     digest: str | None
+    inode: int
+
+    def is_at(self, path: str) -> bool:
+        """Whether this very result is at a path, by its number, kind and size."""
+        try:
+            there = os.lstat(path)
+        except OSError:
+            return False
+        if there.st_ino != self.inode or stat.S_ISDIR(there.st_mode) != self.is_folder:
+            return False
+        return self.is_folder or there.st_size == self.size
+
+    def is_whole_at(self, path: str) -> bool:
+        """The same, and its content, where its digest is known."""
+        if not self.is_at(path):
+            return False
+        return self.digest is None or self.digest == _digest(path, _tree(path)[0])
 
 
 def make(stage: Stage) -> None:
@@ -108,7 +136,8 @@ def check(stage: Stage, *, checksum: bool, durable: bool) -> Staged:
     entries = _entries(stage)
     if stage.name not in entries:
         raise ResultMissingError(_missing(stage, entries))
-    mode = os.lstat(stage.result).st_mode
+    about = os.lstat(stage.result)
+    mode = about.st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         what = "a symbolic link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
         raise ResultMissingError(
@@ -130,7 +159,7 @@ def check(stage: Stage, *, checksum: bool, durable: bool) -> Staged:
         more_files, more_folders = _tree(stage.companions) if companions else ([], [])
         for path in (*files, *folders, *more_files, *more_folders):
             fsync(path)
-    return Staged(size, stat.S_ISDIR(mode), tuple(companions), digest)
+    return Staged(size, stat.S_ISDIR(mode), tuple(companions), digest, about.st_ino)
 
 
 def seal(stage: Stage, sidecar: Mapping[str, Any], *, durable: bool) -> None:

@@ -4,6 +4,7 @@ An executor takes a job and gives back its outcome; how many it takes at once is
 job is run, and when, is left to ``pipeline``; what a job does, to ``worker``.
 """
 
+import asyncio
 import concurrent.futures
 import math
 from typing import Any, Final
@@ -29,6 +30,7 @@ __all__ = [
     "available_cpus",
     "check_executor",
     "check_stops_late_runs",
+    "check_workers",
     "is_dask",
 ]
 
@@ -51,6 +53,7 @@ class Executors:
         self._default = (executor, max_workers)
         self._made: dict[tuple[Any, int | None], Executor] = {}
         self._users: dict[Executor, int] = {}
+        self._making = asyncio.Lock()
 
     async def acquire(
         self, executor: Any = None, max_workers: int | None = None, timeout: float | None = None
@@ -67,11 +70,14 @@ class Executors:
                 runner.
         """
         kind = self._default[0] if executor is None else executor
-        workers = self._default[1] if max_workers is None and executor is None else max_workers
-        found = self._made.get((_key(kind), workers))
-        if found is None:
-            found = await self._make(kind, workers)
-        self.share(found)
+        is_own = _key(kind) == _key(self._default[0])
+        workers = self._default[1] if max_workers is None and is_own else max_workers
+        check_workers(kind, self._runner, workers)
+        async with self._making:  # those who come together share one
+            found = self._made.get((_key(kind), workers))
+            if found is None:
+                found = await self._make(kind, workers)
+            self.share(found)
         try:
             found.check(self._runner)
             check_stops_late_runs(kind, timeout, can=found.stops_late_runs)
@@ -90,12 +96,14 @@ class Executors:
             return
         self._users[executor] -= 1
         if not self._users[executor]:
-            await to_the_end(self._close(executor))
+            self._forget(executor)  # before anybody else can find it
+            await to_the_end(executor.aclose())
 
     async def aclose(self) -> None:
         """Close them all."""
         for executor in list(self._users):
-            await self._close(executor)
+            self._forget(executor)
+            await executor.aclose()
 
     async def _make(self, kind: Any, workers: int | None) -> Executor:
         made = await make_executor(kind, self._runner, workers)
@@ -104,10 +112,9 @@ class Executors:
         self._users[made] = int(is_own)  # the store itself is a user of its own
         return made
 
-    async def _close(self, executor: Executor) -> None:
-        self._users.pop(executor, None)
+    def _forget(self, executor: Executor) -> None:
+        del self._users[executor]
         self._made = {key: made for key, made in self._made.items() if made is not executor}
-        await executor.aclose()
 
 
 def _key(kind: Any) -> Any:
@@ -135,6 +142,15 @@ def check_stops_late_runs(kind: Any, timeout: float | None, *, can: bool) -> Non
         f"timeout={timeout:g} cannot be kept with executor={kind!r}: Python cannot stop a thread."
         ' Use executor="process", a Dask client, or an `async def` runner'
     )
+
+
+def check_workers(kind: Any, runner: Runner, max_workers: int | None) -> None:
+    """Raise ``SettingsError`` where there is but one worker, and more are asked for."""
+    if kind == "caller" and max_workers not in (None, 1) and not worker.is_async(runner):
+        raise SettingsError(
+            f"max_workers={max_workers} cannot be kept with executor='caller': the thread that"
+            ' called runs one at a time. Use executor="thread" or executor="process"'
+        )
 
 
 async def make_executor(executor: Any, runner: Runner, max_workers: int | None) -> Executor:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import inspect
-import json
 import math
 import os
 import uuid
@@ -18,7 +17,7 @@ import anyio.to_thread
 from entropic import worker
 from entropic._shield import to_the_end, uncancel
 from entropic._slots import Slots
-from entropic.artifacts import Stage, Staged
+from entropic.artifacts import Stage, read_sidecar
 from entropic.errors import RunError, RunInterruptedError, SettingsError, WorkerDiedError
 from entropic.executors.parcels import Reply, check_travels, dumps, failed, open_and_run
 from entropic.worker import Job, Outcome, Runner
@@ -36,7 +35,7 @@ _MOST_TASKS: Final = 10_000
 _GLANCE_SECONDS: Final = 0.05
 _SIZE_SECONDS: Final = 2.0
 
-_OUR_OWN_OPTIONS: Final = ("key", "pure", "actor", "actors")
+_OUR_OWN_OPTIONS: Final = ("key", "pure", "actor", "actors", "retries")
 
 
 class Dask:
@@ -264,7 +263,7 @@ class DaskExecutor:
 
     @property
     def _held(self) -> int:
-        if self._most is not None and self._most < self._threads:
+        if self._most is not None:  # none ahead: the cluster may have more threads at once
             return self._most
         return min(max(_FEWEST_TASKS, self._threads * _TASKS_PER_THREAD), _MOST_TASKS)
 
@@ -315,15 +314,10 @@ def _run_once(job: Job) -> Outcome:
 
 def _finished(job: Job) -> Outcome | None:
     """The outcome of a run that had finished before its worker died, by its sidecar."""
-    try:
-        with open(job.stage.sidecar, encoding="utf-8") as file:
-            sealed = json.load(file)
-    except (OSError, ValueError):
+    sealed = read_sidecar(job.stage)
+    if sealed is None or (sealed.id, sealed.token) != (job.id, job.token):
         return None
-    staged = {**sealed["staged"], "companions": tuple(sealed["staged"]["companions"])}
-    return Outcome(
-        sealed["started_at"], sealed["elapsed_seconds"], sealed["host"], staged=Staged(**staged)
-    )
+    return Outcome(sealed.started_at, sealed.elapsed_seconds, sealed.host, staged=sealed.staged)
 
 
 def _take_stage(stage: Stage) -> bool:
@@ -407,12 +401,13 @@ def _check_options(client: Any, options: Mapping[str, Any]) -> None:
         if name in _OUR_OWN_OPTIONS:
             raise SettingsError(
                 f"{name}={options[name]!r} cannot be given to Dask: each run is a task of its own,"
-                " which entropic names; leave it out"
+                " which entropic names, and tries again where the store or the sweep says so"
+                " (retries=); leave it out"
             )
         if name not in known or name in ("func", "args", "kwargs"):
             raise SettingsError(
                 f"{name!r} is no option of client.submit; there are resources, priority, workers,"
-                " allow_other_workers, retries and fifo_timeout"
+                " allow_other_workers and fifo_timeout"
             )
 
 

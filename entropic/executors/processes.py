@@ -10,6 +10,7 @@ program, send it bytes, wait.
 import asyncio
 import contextlib
 import json
+import math
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -25,7 +27,7 @@ from typing import Final
 from entropic import worker
 from entropic._shield import to_the_end
 from entropic._slots import Slots
-from entropic.errors import WorkerDiedError
+from entropic.errors import RunError, RunInterruptedError, WorkerDiedError
 from entropic.executors import worker_process
 from entropic.executors.parcels import check_travels, dumps, failed, opened
 from entropic.executors.threads import Threads
@@ -33,6 +35,10 @@ from entropic.worker import Job, Outcome, Runner
 
 _START_SECONDS: Final = 60.0
 _END_SECONDS: Final = 2.0
+
+# How often to look whether a silent worker still lives. Mostly its socket's end tells at once; but
+# what its runner has forked may keep that open.
+_GLANCE_SECONDS: Final = 0.2
 
 
 class ProcessExecutor:
@@ -126,12 +132,15 @@ class WorkerProcess:
 
     def run(self, job: Job) -> Outcome:
         """Run a job; where the process dies, or has to be stopped, that is the outcome."""
+        is_fresh = self._connection is None
+        has_begun = False
         try:
             packed = dumps(job)
             connection = self._start()
             worker_process.send(connection, packed)
             answer = self._receive(connection, None)
             if answer == worker_process.BEGUN:  # and not that the job could not even be loaded
+                has_begun = True
                 answer = self._receive(connection, job.timeout)
         except TimeoutError:
             self.kill()
@@ -139,19 +148,20 @@ class WorkerProcess:
             assert job.timeout is not None
             return failed(worker.too_late(job.timeout))
         except Exception as error:
-            self.kill()
+            with self._lock:
+                self._end_group()
             self.wait()
-            lost = error if not isinstance(error, OSError) else self._death()
-            return failed(lost)
+            if isinstance(error, OSError) and not (is_fresh or has_begun or self._is_killed):
+                self._process = None  # it died while it waited for work: nobody's fault
+                return self.run(job)
+            return failed(self._explained(error))
         return opened(pickle.loads(answer))  # noqa: S301  from a worker of our own
 
     def kill(self) -> None:
         """End it now, with the programs that its runner has started: they are of its group."""
         with self._lock:
             self._is_killed = True
-            if self._process is not None and self._process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+            self._end_group()
 
     def close(self) -> None:
         """Let it end when it is done."""
@@ -169,6 +179,11 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
+
+    def _end_group(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
         """In a forked child: it is the parent's."""
@@ -193,16 +208,47 @@ class WorkerProcess:
         return ours
 
     def _receive(self, connection: socket.socket, seconds: float | None) -> bytes:
-        connection.settimeout(seconds)
-        answer = worker_process.receive(connection)
+        over = math.inf if seconds is None else time.monotonic() + seconds
+
+        def look_up() -> None:
+            left = over - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if self._has_ended():
+                raise ConnectionResetError
+            connection.settimeout(min(left, _GLANCE_SECONDS))
+
+        connection.settimeout(_GLANCE_SECONDS if seconds is None else min(seconds, _GLANCE_SECONDS))
+        answer = worker_process.receive(connection, look_up)
         connection.settimeout(None)
         if answer is None:
             raise ConnectionResetError
         return answer
 
-    def _death(self) -> WorkerDiedError:
+    def _has_ended(self) -> bool:
+        """Whether the process has; it is not waited for yet, so that its number stays its own."""
         assert self._process is not None
-        code = self._process.returncode
+        if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+            return self._process.poll() is not None
+        with self._lock:
+            if self._process.returncode is not None:
+                return True
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self._process.pid, options) is not None
+
+    def _explained(self, error: Exception) -> Exception:
+        if not isinstance(error, OSError):
+            return error
+        if self._process is not None:
+            return self._death(self._process)
+        if self._is_killed:
+            return RunInterruptedError("the run was stopped before its worker process had started")
+        unable = RunError(f"a worker process could not be started: {error}")
+        unable.__cause__ = error
+        return unable
+
+    def _death(self, process: "subprocess.Popen[bytes]") -> WorkerDiedError:
+        code = process.returncode
         if code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
             hint = ": the system may have been out of memory" if code == -signal.SIGKILL else ""
@@ -230,10 +276,12 @@ def run_in_child(job: Job) -> Outcome:
 
 
 def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    warnings = [f"-W{option}" for option in sys.warnoptions]
-    arguments = [json.dumps(sys.path), str(theirs.fileno())]
+    # What multiprocessing hands on, too: -O, -I, -X dev, -W, ...
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    paths = [os.fspath(path) for path in sys.path]  # some put a Path there
+    arguments = [json.dumps(paths), str(theirs.fileno())]
     return subprocess.Popen(  # noqa: S603  this very interpreter
-        [sys.executable, *warnings, "-c", worker_process.START, *arguments],
+        [sys.executable, *options, "-c", worker_process.START, *arguments],
         # Nobody types into a worker; what it prints goes where the parent's goes.
         stdin=subprocess.DEVNULL,
         pass_fds=[theirs.fileno()],

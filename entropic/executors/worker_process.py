@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from entropic import worker
@@ -37,17 +38,26 @@ def send(connection: socket.socket, message: bytes) -> None:
     connection.sendall(message)
 
 
-def receive(connection: socket.socket) -> bytes | None:
-    """The next message; ``None`` when the other end is gone."""
-    length = _read(connection, _LENGTH.size)
-    return None if length is None else _read(connection, _LENGTH.unpack(length)[0])
+def receive(connection: socket.socket, look_up: Callable[[], None] = lambda: None) -> bytes | None:
+    """The next message; ``None`` when the other end is gone.
+
+    Args:
+        connection: Where it comes from.
+        look_up: Called each time that the socket's timeout has passed without a word; what it
+            raises ends the waiting.
+    """
+    length = _read(connection, _LENGTH.size, look_up)
+    return None if length is None else _read(connection, _LENGTH.unpack(length)[0], look_up)
 
 
-def _read(connection: socket.socket, count: int) -> bytes | None:
+def _read(connection: socket.socket, count: int, look_up: Callable[[], None]) -> bytes | None:
     parts = bytearray()
     while len(parts) < count:
         try:
             part = connection.recv(min(count - len(parts), 1 << 20))
+        except TimeoutError:
+            look_up()
+            continue
         except ConnectionError:
             return None
         if not part:
@@ -58,6 +68,7 @@ def _read(connection: socket.socket, count: int) -> bytes | None:
 
 def main(descriptor: int) -> None:
     """Run jobs until the store's process closes the socket, or is gone."""
+    os.set_inheritable(descriptor, False)  # not for the programs that a runner starts
     with socket.socket(fileno=descriptor) as connection:
         jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         is_busy = threading.Event()

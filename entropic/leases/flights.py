@@ -9,10 +9,11 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from entropic._portal import volunteering
-from entropic._shield import to_the_end
+from entropic._shield import to_the_end, uncancel
 from entropic._slots import lent
 from entropic.errors import RunCycleError
 
@@ -20,6 +21,24 @@ T = TypeVar("T")
 
 Key = tuple[str, str]
 """A run anywhere in the process: its cache, and its id."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """Who waits for a flight.
+
+    Attributes:
+        failing: Called as soon as the runner has failed for good, while its place is still taken:
+            who wants nothing more to start has to know before the next run gets that place.
+        moved: Called with whether the run has turned out to be under way in another store, so
+            that it takes no place here, or is to be run here after all.
+        is_withdrawn: Whether it is only wanted if it has begun: a cancellation then leaves it
+            before that, and after that waits for its end.
+    """
+
+    failing: Callable[[], None]
+    moved: Callable[[bool], None]
+    is_withdrawn: bool = False
 
 
 class Flight(Generic[T]):
@@ -34,10 +53,7 @@ class Flight(Generic[T]):
         task: Carries the run out; cancelled when the run was interrupted.
         has_started: Whether the runner has been called; before that, nothing is lost by leaving.
         cannot_stop: Whether a runner is at work that no cancellation stops.
-        on_failure: Called as soon as the runner has failed, while its place is still taken: who
-            wants nothing more to start has to know before the next run gets that place.
-        on_move: Called with whether the run has turned out to be under way in another store, so
-            that it takes no place here, or is to be run here after all.
+        is_stopping: Whether its store wants it to end.
     """
 
     def __init__(self, digest: str) -> None:
@@ -45,10 +61,9 @@ class Flight(Generic[T]):
         self.task: asyncio.Task[T]
         self.has_started = False
         self._goes_on = asyncio.Event()
-        self.on_failure: list[Callable[[], None]] = []
-        self.on_move: list[Callable[[bool], None]] = []
+        self.is_stopping = False
         self._is_elsewhere = False
-        self._waiters = 0
+        self._waiters: list[Waiter] = []
         self._starter = asyncio.current_task()
 
     @property
@@ -72,15 +87,25 @@ class Flight(Generic[T]):
     def is_elsewhere(self, value: bool) -> None:
         if value != self._is_elsewhere:
             self._is_elsewhere = value
-            for tell in self.on_move:
-                tell(value)
+            for waiter in list(self._waiters):
+                waiter.moved(value)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for it: what cannot be stopped goes on without."""
+        return bool(self._waiters) and not self.is_stopping
 
     @property
     def is_attended(self) -> bool:
         """Whether the one who started it still waits for it."""
         return self._starter is not None
 
-    async def wait(self) -> None:
+    def failing(self) -> None:
+        """The runner has failed for good."""
+        for waiter in list(self._waiters):
+            waiter.failing()
+
+    async def wait(self, waiter: Waiter) -> None:
         """Wait until the flight has ended; a waiter that is cancelled leaves it.
 
         Meanwhile the flight may use what the waiter does not need: the thread that called, where
@@ -93,17 +118,29 @@ class Flight(Generic[T]):
             asyncio.CancelledError: The waiter itself was cancelled.
         """
         async with lent():
-            self._waiters += 1
-            try:
-                with volunteering(self.task):
-                    await asyncio.wait({self.task})
-            finally:
-                self._waiters -= 1
-                if self._starter is asyncio.current_task():
-                    self._starter = None
-                if not self._waiters and not self.task.done():
-                    self.task.cancel()
-                    await to_the_end(self._stopped())
+            while not self.task.done():
+                self._waiters.append(waiter)
+                waiter.moved(self._is_elsewhere)
+                try:
+                    with volunteering(self.task):
+                        await asyncio.wait({self.task})
+                except asyncio.CancelledError:
+                    await self._left(waiter)
+                    if not waiter.is_withdrawn or self.task.cancelled() or self._waiters:
+                        raise
+                    waiter.is_withdrawn = False  # the next cancellation is somebody's own
+                    uncancel()
+                else:
+                    await self._left(waiter)
+
+    async def _left(self, waiter: Waiter) -> None:
+        self._waiters.remove(waiter)
+        waiter.moved(False)
+        if self._starter is asyncio.current_task():
+            self._starter = None
+        if not self._waiters and not self.task.done():
+            self.task.cancel()
+            await to_the_end(self._stopped())
 
     async def _stopped(self) -> None:
         """Wait until it has ended, or it turns out that it will not: executors may learn late."""
@@ -145,8 +182,9 @@ class Flights(Generic[T]):
         self._are_stopping = True
         while self._flights:
             tasks = [flight.task for flight in self._flights.values()]
-            for task in tasks:
-                task.cancel()
+            for flight in self._flights.values():
+                flight.is_stopping = True
+                flight.task.cancel()
             await asyncio.wait(tasks)
             await asyncio.sleep(0)  # their callbacks
 

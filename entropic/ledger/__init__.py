@@ -323,6 +323,15 @@ class Ledger(Generic[R]):
         rows = await self._database.read(self._statements.failures, b_model=self._model)
         return [self._failure(id, attempts, error) for id, attempts, error in rows]
 
+    async def registered(self) -> set[str]:
+        """The absolute paths of all results that were registered.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        rows = await self._database.read(self._statements.registered, b_model=self._model)
+        return {path for (path,) in rows}
+
     async def delete(
         self, id: str, forget: Callable[[Entry[R]], Awaitable[Result]]
     ) -> Entry[R] | None:

@@ -49,6 +49,7 @@ class Statements:
         self.settle = database.statement(_settle())
         self.fail = database.statement(_fail(table))
         self.failures = database.statement(_failures())
+        self.registered = database.statement(_registered())
         self.delete = database.statement(sa.delete(table).where(table.c.id == _bound("b_id")))
         self.bury = database.statement(_bury(dialect.insert(runs_table)))
 
@@ -182,6 +183,12 @@ def _fail(table: sa.FromClause) -> sa.Update:
 def _failures() -> sa.Select[Any]:
     has_failed = (RUN.model == _bound("b_model")) & RUN.error.is_not(None)
     return sa.select(RUN.id, RUN.attempts, RUN.error).where(has_failed).order_by(RUN.id)
+
+
+def _registered() -> sa.Select[Any]:
+    path = RUN.registered_path
+    is_registered = (RUN.model == _bound("b_model")) & path.is_not(None)
+    return sa.select(path).where(is_registered).order_by(RUN.id)
 
 
 def _bury(insert: Any) -> Any:

@@ -8,11 +8,12 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder, find, remove_registered
 from entropic.errors import (
+    EntropicError,
     Failure,
     IdConflictError,
     ResultMissingError,
@@ -23,7 +24,7 @@ from entropic.errors import (
 )
 from entropic.executors import Executors, Threads
 from entropic.identity import Identity, ParameterSet, checked_id
-from entropic.leases import Flight, Flights, waiting
+from entropic.leases import Flight, Flights, Waiter, waiting
 from entropic.ledger import Entry, Finished, Ledger, Published, Result
 from entropic.models import Base, copied
 from entropic.pipeline.lookup import Answer, Lookup, locate
@@ -31,7 +32,8 @@ from entropic.pipeline.request import Request
 from entropic.pipeline.runs import Claimant, Landed, RunOptions, Runs, own_name
 from entropic.pipeline.sources import Params, Source, as_source
 from entropic.progress import Meter
-from entropic.schedule import OnError, Schedule
+from entropic.recovery import Recovered
+from entropic.schedule import BATCH, OnError, Schedule
 from entropic.worker import Runner, running
 
 # Hops to files are short, and most of them wait for a disk.
@@ -168,6 +170,7 @@ class Pipeline(Generic[R]):
             functools.partial(self._obtain, options=options, force=force),
             self._flights,
             schedule,
+            lambda: options.executor.workers,
             meter,
             force=force,
             is_streamed=is_streamed,
@@ -219,12 +222,44 @@ class Pipeline(Generic[R]):
 
     @property
     def is_inside_run(self) -> bool:
-        """Whether the current code is inside one of this cache's own runs."""
-        return any(cache == self._nonce for cache, _ in running.get())
+        """Whether the current code is inside a run of this store."""
+        runs = (id for cache, id in running.get() if cache == self._nonce)
+        return any(self._flights.get(id) is not None for id in runs)
 
     async def failures(self) -> list[Failure]:
         """The failures on record, by run id."""
         return await self._ledger.failures()
+
+    async def recover(self) -> Recovered:
+        """Store what others have finished and left, discard what they have not; find strays."""
+        published, discarded = await self._runs.recover()
+        strays = await self._strays(await self._threads.run(self._folder.names))
+        if strays:  # what was just being published has its row by now
+            strays = await self._strays(strays)
+        paths = tuple(self._folder.given(name) for name in strays)
+        return Recovered(tuple(published), tuple(dict.fromkeys(discarded)), paths)
+
+    async def tidy(self) -> None:
+        """The same, on the way to something else: what keeps it from it is no failure of that."""
+        try:
+            await self._runs.recover()
+        except EntropicError:
+            _logger.warning("what a crash may have left was not recovered", exc_info=True)
+
+    async def _strays(self, names: Sequence[str]) -> list[str]:
+        """Those names in the results folder that no row knows."""
+        registered = await self._ledger.registered()
+        strays = []
+        for start in range(0, len(names), BATCH):
+            part = names[start : start + BATCH]
+            ids = {name: self._folder.ids(name) for name in part}
+            entries = await self._ledger.look_up([id for of_name in ids.values() for id in of_name])
+            for name in part:
+                stored = [id for id in ids[name] if entries[id].record is not None]
+                is_known = any(own_name(self._folder, id, entries[id]) == name for id in stored)
+                if not is_known and os.path.join(self._folder.path, name) not in registered:
+                    strays.append(name)
+        return strays
 
     def begin_call(self) -> None:
         """A call is under way: what it uses is not given back before it has ended.
@@ -265,8 +300,7 @@ class Pipeline(Generic[R]):
     async def _obtain(
         self,
         answer: Answer[R],
-        on_failure: Callable[[], None],
-        on_move: Callable[[bool], None],
+        waiter: Waiter,
         *,
         options: RunOptions,
         force: bool,
@@ -287,12 +321,10 @@ class Pipeline(Generic[R]):
                     )
                     flight = self._flights.start(parameters.id, parameters.digest, run)
                 _check_same(flight, parameters)
-                if is_mine or not force:
-                    flight.on_failure.append(on_failure)
-                flight.on_move.append(on_move)
-                on_move(flight.is_elsewhere)
-                await flight.wait()
-                on_move(False)
+                if force and not is_mine:  # whether that one fails does not matter here
+                    await flight.wait(Waiter(_nothing, waiter.moved))
+                else:
+                    await flight.wait(waiter)
             landed = self._landed(flight, parameters, is_mine=is_mine, force=force)
             if landed is not None:
                 return landed
@@ -384,6 +416,10 @@ class Pipeline(Generic[R]):
                 name, id, has_companions=has_companions
             )
         return path
+
+
+def _nothing() -> None:
+    """What somebody else's failure means."""
 
 
 def _check_same(flight: Flight[Any], parameters: ParameterSet) -> None:

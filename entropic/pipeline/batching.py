@@ -57,7 +57,8 @@ class Batcher(Generic[Item, Answer]):
                     await asyncio.sleep(seconds)
                 await self._answer(self._next())
         finally:
-            self._task = None
+            # A loop that ends cancels all tasks, this one too: who still waits is not forgotten.
+            self._task = asyncio.create_task(self._work()) if self._requests else None
 
     def _next(self) -> list[tuple[Sequence[Item], asyncio.Future[list[Answer]]]]:
         taken = [self._requests.popleft()]

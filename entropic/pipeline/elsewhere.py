@@ -10,8 +10,8 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from entropic.leases import is_gone
 from entropic.ledger import State
+from entropic.recovery import is_at_work
 
 _FIRST_DELAY: Final = 0.01
 _LONGEST_DELAY: Final = 0.2
@@ -70,10 +70,12 @@ class Elsewhere:
             self._has_new.clear()
             try:
                 states = await self._states(list(self._waiting))
-            except Exception as error:
+            except BaseException as error:
                 self._fail(error)
+                if not isinstance(error, Exception):
+                    raise
                 return
-            ended = [id for id, state in states.items() if not is_running(state)]
+            ended = [id for id, state in states.items() if not is_at_work(state)]
             for id in ended:
                 self._tell(id, states[id])
             delay = _FIRST_DELAY if ended or self._has_new.is_set() else delay * 1.5
@@ -87,13 +89,8 @@ class Elsewhere:
         if future is not None and not future.done():
             future.set_result(state)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)
         self._waiting.clear()
-
-
-def is_running(state: State) -> bool:
-    """Whether its owner is at work, as far as can be told from here."""
-    return state.owner is not None and state.is_live and not is_gone(state.owner)

@@ -20,7 +20,7 @@ from entropic.errors import (
     RunInterruptedError,
 )
 from entropic.identity import ParameterSet
-from entropic.leases import Flights
+from entropic.leases import Flights, Waiter
 from entropic.models import Base, copied
 from entropic.pipeline.lookup import Answer, Lookup
 from entropic.pipeline.runs import Landed
@@ -39,10 +39,10 @@ class Request(Generic[R]):
     Args:
         source: The input.
         lookup: How parameter sets become answers.
-        obtain: Runs what was missing, or waits for the one who runs it; calls back as soon as
-            its runner has failed for good, and when it turns out to be under way elsewhere.
+        obtain: Runs what was missing, or waits for the one who runs it.
         flights: The runs under way.
         schedule: What to do when.
+        workers: How many runners can be at work at once, at the moment.
         meter: Told what happens.
         force: Whether to run what is stored, too.
         is_streamed: Whether each set of the input gets a record, not only each distinct one.
@@ -56,11 +56,10 @@ class Request(Generic[R]):
         self,
         source: Source,
         lookup: Lookup[R],
-        obtain: Callable[
-            [Answer[R], Callable[[], None], Callable[[bool], None]], Awaitable[Landed[R] | Failure]
-        ],
+        obtain: Callable[[Answer[R], Waiter], Awaitable[Landed[R] | Failure]],
         flights: Flights[Any],
         schedule: Schedule,
+        workers: Callable[[], int],
         meter: Meter,
         *,
         force: bool,
@@ -71,6 +70,7 @@ class Request(Generic[R]):
         self._obtain = obtain
         self._flights = flights
         self._schedule = schedule
+        self._workers = workers
         self._meter = meter
         self._force = force
         self._is_streamed = is_streamed
@@ -87,6 +87,7 @@ class Request(Generic[R]):
         self._working: asyncio.Task[None] | None = None
         self._pulling: asyncio.Task[None] | None = None
         self._running: dict[str, asyncio.Task[Landed[R] | Failure]] = {}
+        self._waiters: dict[str, Waiter] = {}
         self._ended: deque[str | asyncio.Task[None]] = deque()
         self._has_news = asyncio.Event()
         self._has_output = asyncio.Event()
@@ -169,6 +170,7 @@ class Request(Generic[R]):
             raise self._closing or RunInterruptedError("runs were interrupted from outside")
 
     def _act(self) -> None:
+        self._schedule.resized(self._workers())
         for action in self._schedule.next(len(self._ready), is_wanted=self._is_wanted):
             match action:
                 case Pull(most):
@@ -184,15 +186,17 @@ class Request(Generic[R]):
                         self._drop(id)
 
     def _start(self, id: str) -> None:
-        moved = functools.partial(self._move, id)
-        task = asyncio.ensure_future(self._obtain(self._missing[id], self._foresee_failure, moved))
+        waiter = Waiter(self._foresee_failure, functools.partial(self._move, id))
+        self._waiters[id] = waiter
+        task = asyncio.ensure_future(self._obtain(self._missing[id], waiter))
         self._running[id] = task
         task.add_done_callback(lambda _: self._tell(id))
 
     def _drop(self, id: str) -> None:
-        """Leave a run, unless its runner has been called."""
+        """Leave a run, unless its runner has been called; executors may learn late that it has."""
         flight = self._flights.get(self._missing[id].parameters.id)
         if flight is None or not flight.has_started:
+            self._waiters[id].is_withdrawn = True
             self._running[id].cancel()
 
     def _tell(self, ended: str | asyncio.Task[None]) -> None:
@@ -275,7 +279,7 @@ class Request(Generic[R]):
                 self._schedule.input_ended()
             return
         task = self._running.pop(ended)
-        del self._missing[ended]
+        del self._missing[ended], self._waiters[ended]
         places = self._places.pop(ended)
         self._forget([ended])
         if self._broke(task) or task.cancelled():
@@ -320,6 +324,8 @@ class Request(Generic[R]):
         tasks: set[asyncio.Task[Any]] = set(self._running.values())
         if self._pulling is not None:
             tasks.add(self._pulling)
+        for waiter in self._waiters.values():
+            waiter.is_withdrawn = False
         for task in tasks:
             task.cancel()
         if not all(task.done() for task in tasks):

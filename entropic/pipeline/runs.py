@@ -16,15 +16,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
-from entropic.artifacts import ResultsFolder, Stage, Staged
+from entropic.artifacts import ResultsFolder, Sidecar, Stage, Staged
 from entropic.errors import EntropicError, Failure, ResultsDirError, RunCycleError, RunError
 from entropic.executors import Executor, Threads
-from entropic.identity import Identity, ParameterSet, is_heavy, shortened
+from entropic.identity import Identity, ParameterSet, is_computed, is_heavy, shortened
 from entropic.leases import Flight, Heartbeat
 from entropic.ledger import Claim, Entry, Finished, Ledger, Published, Result, State
 from entropic.models import Base
 from entropic.pipeline.batching import Batcher
-from entropic.pipeline.elsewhere import Elsewhere, is_running
+from entropic.pipeline.elsewhere import Elsewhere
+from entropic.recovery import Leftovers, is_at_work, read_sealed, sort
 from entropic.schedule import BATCH, retry_delay
 from entropic.worker import DURABLE_SECONDS, Job, Outcome, Runner, running
 
@@ -37,6 +38,7 @@ _GRACE_SECONDS: Final = 0.5
 _CONTENDED_SECONDS: Final = 5.0  # after others were last met
 _LINGER_SECONDS: Final = 0.04  # a finished run is to be on record within 100 ms
 _LONGEST_TRACEBACK: Final = 20_000
+_MOST_LOOKED_AT: Final = 100  # stages of earlier owners, who mostly have failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class _Executed(Finished):
     stage: Stage
     staged: Staged
     outcome: Outcome
+    is_left: bool = False
+    """Whether an earlier owner left it, who may have begun to publish it."""
 
 
 @dataclass(slots=True)
@@ -195,7 +199,7 @@ class Runs(Generic[R]):
             landed = await self._attempt(flight, run, unless_newer_than)
             if not isinstance(landed, Failure):
                 return landed
-            if run.is_last or not _may_pass(landed.exception):
+            if run.is_last or not _may_pass(landed.exception) or not flight.is_wanted:
                 return replace(landed, attempts=attempt)
             # Meanwhile nothing is at work, and nothing is lost by leaving.
             flight.has_started = False
@@ -211,7 +215,8 @@ class Runs(Generic[R]):
             if unless_newer_than is not None and run.claim.published > unless_newer_than:
                 await undisturbed(self._give_back(run))
                 return None
-            outcome = await self._execute(flight, run)
+            left = await self._left_behind(run) if unless_newer_than is not None else None
+            outcome = await self._execute(flight, run) if left is None else left.outcome
         except asyncio.CancelledError:
             await self._leave_in_order(run)
             raise
@@ -219,6 +224,9 @@ class Runs(Generic[R]):
             # Not the runner's: the executor's, or the database's. The run has failed all the same.
             await undisturbed(self._give_back(run, self._failure(run, error)))
             raise
+        if left is not None:
+            landed = await undisturbed(self._store(run, left))
+            return landed or await self._overtaken(flight, run)
         if outcome.error is not None:
             about = self._failure(run, outcome.error, outcome.traceback)
             # A result that was finished before the disk failed is left where it is.
@@ -231,7 +239,7 @@ class Runs(Generic[R]):
             return Failure(
                 dict(values), run.parameters.id, outcome.error, outcome.traceback or "", 1
             )
-        landed = await undisturbed(self._store(run, outcome))
+        landed = await undisturbed(self._finish(run, outcome))
         if landed is not None:
             return landed
         flight.has_started = False  # the later owner's run may be left like any other
@@ -322,8 +330,7 @@ class Runs(Generic[R]):
             flight.cannot_stop = False
             flight.has_started = True  # an executor may not have been able to say so
             if outcome.error is not None and (run.is_last or not _may_pass(outcome.error)):
-                for tell in flight.on_failure:
-                    tell()
+                flight.failing()
             return outcome
 
     async def _off_loop(self, run: _Run, function: Callable[[_Run], T]) -> T:
@@ -339,31 +346,138 @@ class Runs(Generic[R]):
             id=run.parameters.id,
             cache=self._nonce,
             stage=run.stage,
-            sidecar={
-                "format": 1,
-                "nonce": self._nonce,
-                "id": run.parameters.id,
-                "token": run.claim.token,
-                "owner": self._claimant.owner,
-                "values": self._identity.portable(run.parameters.values),
-                "custom_data": dict(run.options.custom_data),
-            },
+            token=run.claim.token,
+            owner=self._claimant.owner,
+            values=self._identity.portable(run.parameters.values),
+            custom_data=dict(run.options.custom_data),
             checksum=self._checksum,
             timeout=run.options.timeout,
             chain=running.get(),
         )
 
-    async def _store(self, run: _Run, outcome: Outcome) -> Landed[R] | None:
+    async def _finish(self, run: _Run, outcome: Outcome) -> Landed[R] | None:
         assert outcome.staged is not None
-        finished = _Executed(
-            run.parameters,
-            await self._off_loop(run, lambda run: self._identity.stored(run.parameters.values)),
-            run.claim.token,
-            {"elapsed_seconds": outcome.elapsed_seconds, **run.options.custom_data},
-            run.stage,
-            outcome.staged,
-            outcome,
+        return await self._store(
+            run,
+            _Executed(
+                run.parameters,
+                await self._off_loop(run, lambda run: self._identity.stored(run.parameters.values)),
+                run.claim.token,
+                {"elapsed_seconds": outcome.elapsed_seconds, **run.options.custom_data},
+                run.stage,
+                outcome.staged,
+                outcome,
+            ),
         )
+
+    async def _left_behind(self, run: _Run) -> _Executed | None:
+        """The finished result of an earlier owner of this run, who did not come to store it."""
+        if run.claim.token <= run.claim.published + 1:
+            return None
+        # Undisturbed: once it has been taken over, it is this run's, and is stored.
+        return await undisturbed(
+            self._threads.run(self._take_over, run.parameters, run.claim, run.stage)
+        )
+
+    def _take_over(self, parameters: ParameterSet, claim: Claim, stage: Stage) -> _Executed | None:
+        """Make the last finished stage of the earlier owners this owner's; in a thread."""
+        oldest = max(claim.published, claim.token - 1 - _MOST_LOOKED_AT)
+        for token in range(claim.token - 1, oldest, -1):
+            theirs = self._folder.stage(parameters.id, token, self._nonce)
+            sidecar = read_sealed(theirs, parameters.id, token)
+            if sidecar is None or not self._folder.can_resume(theirs, sidecar.staged, sidecar.id):
+                continue
+            found = self._parameters(sidecar)
+            is_same = found is not None and found.digest == parameters.digest
+            if is_same and self._folder.take_over(theirs, stage):
+                about = sidecar.started_at, sidecar.elapsed_seconds, sidecar.host
+                return _Executed(
+                    parameters,
+                    self._identity.stored(parameters.values),
+                    claim.token,
+                    {"elapsed_seconds": sidecar.elapsed_seconds, **sidecar.custom_data},
+                    stage,
+                    sidecar.staged,
+                    Outcome(*about, staged=sidecar.staged),
+                    is_left=True,
+                )
+        return None
+
+    def _parameters(self, sidecar: Sidecar) -> ParameterSet | None:
+        """What was run; ``None`` where a sidecar cannot be right, or the model has changed."""
+        try:
+            found = self._identity.resolve(sidecar.values)
+            if sidecar.id in (found.id, found.id_2x):
+                return replace(found, id=sidecar.id)
+            if not is_computed(sidecar.id):  # the caller's own
+                return self._identity.resolve({**sidecar.values, "id": sidecar.id})
+            why: object = f"its id is not that of {shortened(sidecar.values)}"
+        except EntropicError as error:
+            why = error
+        _logger.warning("the finished run %s cannot be recovered: %s", sidecar.id, why)
+        return None
+
+    async def recover(self) -> tuple[list[str], list[str]]:
+        """Publish and store what owners that are gone have finished; discard what they have not.
+
+        Returns:
+            The ids of what was stored, and of what was discarded.
+
+        Raises:
+            ResultsDirError: The results folder cannot be read.
+            DatabaseError: The database failed.
+        """
+        staged = await self._threads.run(self._folder.staged, self._nonce)
+        if not staged:
+            return [], []
+        ids = sorted({id for id, _, _ in staged})
+        states: dict[str, State] = {}
+        for start in range(0, len(ids), BATCH):
+            states |= await self._ledger.states(ids[start : start + BATCH])
+        left: Leftovers = await self._threads.run(
+            sort, staged, states, self._folder, self._claimant.ttl
+        )
+        await self._threads.run(self._discard, [stage for _, stage in left.useless])
+        for id, stage in left.useless:
+            _logger.info("discarded what was staged of %s (%s)", id, stage.folder)
+        await self._failures.ask([(id, token, None) for id, token in left.held])
+        stored: list[str] = []
+        finished = list(left.finished.values())
+        for start in range(0, len(finished), BATCH):
+            stored += await self._recovered(finished[start : start + BATCH], list(left.dead))
+        return stored, [id for id, _ in left.useless]
+
+    async def _recovered(self, sidecars: Sequence[Sidecar], dead: Sequence[str]) -> list[str]:
+        """Store finished runs, each under a claim of its own; the ids of those that were."""
+        by_id = {sidecar.id: sidecar for sidecar in sidecars}
+        claims = await self._take_free(list(by_id), dead)
+
+        def take_over() -> list[_Executed]:
+            found = (self._recoverable(by_id[id], claim) for id, claim in claims.items())
+            return [run for run in found if run is not None]
+
+        runs = await self._threads.run(take_over)
+        stored = []
+        back = claims.keys() - {run.parameters.id for run in runs}
+        for run, answer in zip(runs, await self._commits.ask(runs), strict=True):
+            if isinstance(answer, EntropicError):
+                _logger.warning("run %s was not recovered: %s", run.parameters.id, answer)
+                back.add(run.parameters.id)
+            elif answer.published == run.token:
+                _logger.info("recovered %s", run.parameters.id)
+                stored.append(run.parameters.id)
+        if back:
+            await self._failures.ask([(id, claims[id].token, None) for id in sorted(back)])
+        return stored
+
+    def _recoverable(self, sidecar: Sidecar, claim: Claim) -> _Executed | None:
+        parameters = self._parameters(sidecar)
+        if parameters is None:
+            return None
+        stage = self._folder.stage(sidecar.id, claim.token, self._nonce)
+        return self._take_over(parameters, claim, stage)
+
+    async def _store(self, run: _Run, finished: _Executed) -> Landed[R] | None:
         try:
             (entry,) = await self._commits.ask([finished])
             if isinstance(entry, EntropicError):
@@ -378,7 +492,7 @@ class Runs(Generic[R]):
             return None
         if entry.published == run.claim.token and entry.result.name is not None:
             entry.record.__dict__["result_file"] = self._folder.given(entry.result.name)
-        return Landed(entry.record, outcome.elapsed_seconds)
+        return Landed(entry.record, finished.outcome.elapsed_seconds)
 
     async def _overtaken(self, flight: Flight[Any], run: _Run) -> Landed[R] | None:
         """This run came too late; the record of the later owner is what its requests get.
@@ -419,7 +533,7 @@ class Runs(Generic[R]):
             free = [
                 id
                 for id, seen in others
-                if not _is_newer(states[id], seen) and not is_running(states[id])
+                if not _is_newer(states[id], seen) and not is_at_work(states[id])
             ]
             if free:
                 owners = {states[id].owner for id in free}
@@ -466,7 +580,8 @@ class Runs(Generic[R]):
 
     def _publish_one(self, run: _Executed, entry: Entry[R]) -> Published:
         ours = own_name(self._folder, run.parameters.id, entry)
-        name = self._folder.publish(
+        publish = self._folder.resume if run.is_left else self._folder.publish
+        name = publish(
             run.stage,
             run.staged,
             run.parameters.id,

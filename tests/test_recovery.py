@@ -1,0 +1,466 @@
+"""What a crash leaves: finished runs are stored, others discarded, and nothing is ever run twice.
+
+The crashes are real: processes that are killed, at named points of a run and at random ones.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from entropic import AsyncStore, Recovered, Store
+from entropic.artifacts import read_sidecar
+from entropic.artifacts.stage import Stage
+from tests import scripts
+from tests.scripts import wait_for
+from tests.simulations import Point, calls, simulate
+
+URL = "sqlite:///runs.sqlite3"
+STAGING = Path("results/.entropic/staging")
+
+
+def make(runner: Callable[..., Any] = simulate, **settings: Any) -> Store[Any]:
+    """A store of this process."""
+    return Store(runner, Point, **{"file_suffix": ".npy", "db_url": URL, **settings})
+
+
+CRASHING = """\
+import entropic.artifacts.stage as stages
+import entropic.ledger as ledger
+import entropic.worker as worker
+from entropic.artifacts import ResultsFolder
+from entropic.database import Transaction
+from entropic.pipeline.runs import Runs
+
+class Failed(OSError):
+    pass
+
+def crash():
+    if HOW == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise Failed("as was arranged")
+
+def before(owner, name):
+    real = getattr(owner, name)
+    def wrapped(*args, **kwargs):
+        crash()
+        return real(*args, **kwargs)
+    setattr(owner, name, wrapped)
+
+def after(owner, name):
+    real = getattr(owner, name)
+    def wrapped(*args, **kwargs):
+        answer = real(*args, **kwargs)
+        crash()
+        return answer
+    setattr(owner, name, wrapped)
+
+def after_awaited(owner, name):
+    real = getattr(owner, name)
+    async def wrapped(*args, **kwargs):
+        answer = await real(*args, **kwargs)
+        crash()
+        return answer
+    setattr(owner, name, wrapped)
+
+def run(params):
+    simulate(params)
+    if KIND == "folder":
+        os.rename(params["result_file"], params["result_file"] + ".one")
+        os.mkdir(params["result_file"])
+        os.rename(params["result_file"] + ".one", params["result_file"] + "/one")
+    if KIND == "companions":
+        open(os.path.join(os.path.dirname(params["result_file"]), "log"), "w").write("beside")
+
+store = make(run)
+store.run_or_retrieve({"n": 0})
+if AGAIN:
+    store.run({"n": 1})
+{
+    "after the stage": lambda: after(stages, "make"),
+    "before the sidecar": lambda: before(stages, "seal"),
+    "after the sidecar": lambda: after(stages, "seal"),
+    "before publishing": lambda: before(ResultsFolder, "publish"),
+    "after publishing": lambda: after(ResultsFolder, "publish"),
+    "after the row": lambda: after_awaited(ledger.Ledger, "_store"),
+    "after the commit": lambda: after_awaited(ledger.Ledger, "complete"),
+}[WHERE]()
+try:
+    (store.run if AGAIN else store.run_or_retrieve)({"n": 1}, by="the first")
+except Exception as error:
+    say("failed", type(error).__name__)
+"""
+
+POINTS = [
+    ("after the stage", False),
+    ("before the sidecar", False),
+    ("after the sidecar", True),
+    ("before publishing", True),
+    ("after publishing", True),
+    ("after the row", True),
+    ("after the commit", True),
+]
+
+
+def crash(how: str, where: str, kind: str = "file", *, again: bool = False) -> None:
+    """Let a process run ``{"n": 1}`` until a named point, where it fails or is killed."""
+    settings = scripts.arguments(HOW=how, WHERE=where, KIND=kind, AGAIN=again)
+    with scripts.script(settings + CRASHING) as script:
+        if how == "kill":
+            assert script.ended() == -signal.SIGKILL, script.errors()
+        else:
+            script.expect("failed")
+            assert script.ended() == 0, script.errors()
+
+
+def check_whole() -> None:
+    """Every row has its file, every file its row, nothing is staged, and the database is sound."""
+    with closing(sqlite3.connect("runs.sqlite3")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = database.execute("SELECT n, dt, result_file FROM points").fetchall()
+        held = database.execute("SELECT id FROM entropic_runs WHERE owner IS NOT NULL").fetchall()
+    assert held == []
+    for n, dt, path in rows:
+        if not Path(path).is_dir():
+            assert np.load(path).tolist() == [n, dt]
+    assert {Path(row[2]).name for row in rows} == {
+        path.name for path in Path("results").glob("*.npy")
+    }
+    assert list(STAGING.iterdir()) == []
+
+
+KINDS = [("file", False), ("file", True), ("folder", True), ("companions", False)]
+ALL_KINDS = list(product(["file", "folder", "companions"], [False, True]))
+NIGHTLY = [
+    pytest.param(*kind, marks=pytest.mark.nightly) for kind in ALL_KINDS if kind not in KINDS
+]
+
+
+@pytest.mark.parametrize(("kind", "again"), [*KINDS, *NIGHTLY])
+@pytest.mark.parametrize(("where", "is_finished"), POINTS)
+def test_a_run_that_was_killed_is_stored_if_it_had_finished(
+    folder: Path, where: str, is_finished: bool, again: bool, kind: str
+) -> None:
+    """By whoever opens the store next, or asks for it; and it is not run again."""
+    crash("kill", where, kind, again=again)
+    before = calls()
+    with make(lease_ttl=0.2) as store:
+        record = store.retrieve({"n": 1})
+        if is_finished:
+            assert record is not None
+            assert record.custom_data["by"] == "the first"
+        elif not again:
+            assert record is None
+        record = store.run_or_retrieve({"n": 1})
+        assert calls() == before + (not is_finished and not again)
+        if kind == "companions" and is_finished:
+            assert Path(f"results/{record.id}.files/log").read_text() == "beside"
+        wait_for(lambda: store.recover() == Recovered() and not list(STAGING.iterdir()))
+    check_whole()
+
+
+@pytest.mark.parametrize(("where", "is_finished"), POINTS)
+def test_a_run_that_failed_on_its_way_is_stored_if_it_had_finished(
+    folder: Path, where: str, is_finished: bool
+) -> None:
+    """As if it had been killed; the process that met the failure may itself go on."""
+    crash("raise", where)
+    before = calls()
+    with make(lease_ttl=0.2) as store:
+        record = store.run_or_retrieve({"n": 1})
+        assert calls() == before + (not is_finished)
+        if is_finished:
+            assert record.custom_data["by"] == "the first"
+        assert np.load(record.result_file).tolist() == [1, 0.5]
+
+
+def test_who_takes_a_dead_owners_run_over_takes_its_result(folder: Path) -> None:
+    """Also where its store was open long before, so that nothing else would have recovered it."""
+    with make() as store:
+        store.run({"n": 0})
+        crash("kill", "before publishing")
+        before = calls()
+        record = store.run_or_retrieve({"n": 1}, by="the second")
+        assert (record.custom_data["by"], calls()) == ("the first", before)
+        assert store.run({"n": 1}, by="the third").custom_data["by"] == "the third"
+        assert calls() == before + 1
+    check_whole()
+
+
+def test_what_was_deleted_is_not_recovered(folder: Path) -> None:
+    """Nor is what was stored anew since: it is discarded."""
+    with make() as store:
+        crash("kill", "before publishing")
+        assert store.run({"n": 1}, by="the second").custom_data["by"] == "the second"
+        store.delete({"n": 1}, remove_file=True)
+        recovered = store.recover()
+        assert recovered.published == ()
+        assert len(recovered.discarded) == 1
+        assert store.retrieve({"n": 1}) is None
+    check_whole()
+
+
+def test_a_live_owners_run_is_left_alone(folder: Path) -> None:
+    """Whatever is staged of it, by whoever looks."""
+    looked: list[Recovered] = []
+
+    def run(params: dict[str, Any]) -> None:
+        simulate(params)
+        with make(lease_ttl=0.001) as other:
+            looked.append(other.recover())
+
+    with make(run) as store:
+        assert store.run_or_retrieve({"n": 1}) is not None
+    assert looked == [Recovered()]
+    check_whole()
+
+
+def test_an_unfinished_run_is_discarded_when_nobody_has_written_to_it_for_long(
+    folder: Path,
+) -> None:
+    """A worker may outlive its store; so it is given the time of a lease."""
+    crash("kill", "before the sidecar")
+    (stage,) = STAGING.iterdir()
+    with make() as store:
+        assert store.recover() == Recovered()
+        old = time.time() - 61
+        for path in [*stage.iterdir(), stage]:
+            os.utime(path, (old, old))
+        assert store.recover() == Recovered(discarded=(stage.name.split(".")[0],))
+    check_whole()
+
+
+def test_a_file_that_no_row_knows_is_reported_and_left(folder: Path) -> None:
+    """Not one that was registered, nor one that has another ending."""
+    with make() as store:
+        record = store.run({"n": 1})
+        mine = Path("results/mine.npy")
+        mine.write_bytes(b"mine")
+        Path("results/notes.txt").write_text("notes")
+        stray = Path("results/stray.npy")
+        stray.write_bytes(b"whose")
+        store.register({"n": 2}, mine)
+        assert store.recover() == Recovered(strays=("./results/stray.npy",))
+        store.delete({"n": 1})
+        assert set(store.recover().strays) == {"./results/stray.npy", record.result_file}
+        assert stray.read_bytes() == b"whose"
+
+
+RECOVERING = """\
+say("ready")
+with make() as store:
+    store.recover()
+    store.sweep({"n": n} for n in range(4))
+say("done")
+"""
+
+
+def test_ten_processes_may_recover_at_once(folder: Path) -> None:
+    """Each finished run is stored once, and none is run again."""
+    crash("kill", "after publishing")
+    before = calls()
+    started = [scripts.Script(RECOVERING) for _ in range(10)]
+    try:
+        for script in started:
+            script.expect("ready")
+        for script in started:
+            script.expect("done")
+            assert script.ended() == 0
+    finally:
+        for script in started:
+            script.process.kill()
+            script.process.wait()
+            assert script.process.stdout is not None
+            script.process.stdout.close()
+    assert calls() == before + 2
+    check_whole()
+
+
+SWEEPING = """\
+def run(params):
+    time.sleep(0.002)
+    simulate(params)
+workers = None if EXECUTOR == "caller" else 2
+store = make(run, executor=EXECUTOR, lease_ttl=1.0, max_workers=workers)
+say("ready")
+for record in store.as_completed({"n": n} for n in range(BEGIN, BEGIN + 60)):
+    say(record.n)
+say("end")
+"""
+
+
+def kill_at_random(executor: str, rounds: int, seed: int) -> None:
+    """Start sweeps and kill each of them at some moment; what was told to have come is there."""
+    moments = random.Random(seed)
+    told: set[int] = set()
+    for turn in range(rounds):
+        settings = scripts.arguments(EXECUTOR=executor, BEGIN=20 * turn)
+        with scripts.script(settings + SWEEPING) as script:
+            script.expect("ready")
+            for _ in range(moments.randrange(40)):
+                told.add(int(script.expect()))
+            killing = moments.random() * 0.02
+            over = time.monotonic() + killing
+            while time.monotonic() < over:
+                pass
+            script.process.kill()
+            assert script.process.stdout is not None
+            told |= {int(line) for line in script.process.stdout if line.strip().isdigit()}
+            script.ended()
+        with closing(sqlite3.connect("runs.sqlite3")) as database:
+            rows = dict(database.execute("SELECT n, result_file FROM points").fetchall())
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert told <= rows.keys()
+        for n, path in rows.items():
+            assert np.load(path).tolist() == [n, 0.5]
+    with make(lease_ttl=0.2) as store:
+        wanted = [{"n": n} for n in range(20 * rounds + 40)]
+        over = time.monotonic() + 10
+        assert [record.n for record in store.sweep(wanted)] == [n["n"] for n in wanted]
+        assert time.monotonic() < over
+        wait_for(lambda: store.recover() == Recovered() and not list(STAGING.iterdir()))
+    check_whole()
+
+
+@pytest.mark.parametrize(("executor", "rounds"), [("caller", 9), ("thread", 8), ("process", 8)])
+def test_kill_9_at_any_moment_loses_nothing(folder: Path, executor: str, rounds: int) -> None:
+    """What was acknowledged is there, whole; the next sweep completes, and waits for no ghost."""
+    kill_at_random(executor, rounds, seed=4)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("executor", ["caller", "thread", "process"])
+def test_kill_9_at_any_moment_loses_nothing_many_times(folder: Path, executor: str) -> None:
+    """Seventy times each."""
+    kill_at_random(executor, 70, seed=random.randrange(1 << 30))
+
+
+def stage_of_a_crash() -> Path:
+    """The stage of a finished run whose process was killed."""
+    crash("kill", "before publishing")
+    (stage,) = STAGING.iterdir()
+    return stage
+
+
+def planted(stage: Path, **changes: Any) -> None:
+    """Change what a sidecar says."""
+    path = stage / ".sidecar.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "another id": {"id": "../../victim"},
+    "another run's id": {"id": "0123456789abcdef"},
+    "a foreign path": {"name": "../../victim"},
+    "an absolute path": {"name": "/etc/hostname"},
+    "a higher token": {"token": 10**9},
+    "no number": {"token": "1"},
+    "an unknown format": {"format": 2},
+    "more than it may say": {"command": "rm -rf"},
+    "other parameters": {"values": {"n": 7, "dt": 0.5, "label": None}},
+    "unknown parameters": {"values": {"what": 1}},
+    "foreign companions": {
+        "staged": {
+            "size": 144,
+            "is_folder": False,
+            "companions": ["../../../victim"],
+            "digest": None,
+            "inode": 0,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_sidecar_changes_nothing_outside_the_folder(
+    folder: Path, changes: dict[str, Any]
+) -> None:
+    """Its run is run again, or it is stored under its own name; and nobody else's is touched."""
+    victim = folder / "victim"
+    victim.write_text("untouched")
+    stage = stage_of_a_crash()
+    planted(stage, **changes)
+    with make() as store:
+        store.recover()
+        record = store.run_or_retrieve({"n": 1})
+        assert np.load(record.result_file).tolist() == [1, 0.5]
+    assert victim.read_text() == "untouched"
+    allowed = {f"{record.id}.npy", f"{record.id}.files", ".entropic"}
+    zero = {path.name for path in Path("results").iterdir()} - allowed
+    assert len(zero) == 1  # of {"n": 0}, which was there before
+
+
+@pytest.mark.parametrize("what", ["deep", "huge", "link", "folder", "pipe"])
+def test_a_sidecar_that_is_no_plain_file_is_not_read(folder: Path, what: str) -> None:
+    """Nor one that would fill the memory, or the stack."""
+    stage = stage_of_a_crash()
+    path = stage / ".sidecar.json"
+    content = path.read_text()
+    path.unlink()
+    if what == "deep":
+        path.write_text("[" * 200_000)
+    elif what == "huge":
+        with path.open("w") as file:
+            file.truncate(1 << 40)
+    elif what == "link":
+        Path("elsewhere.json").write_text(content)
+        path.symlink_to(Path("elsewhere.json").resolve())
+    elif what == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    id, _, _ = stage.name.split(".")
+    assert read_sidecar(Stage(str(stage.resolve()), f"{id}.npy")) is None
+    with make() as store:
+        before = calls()
+        store.run_or_retrieve({"n": 1})
+        assert calls() == before + 1
+
+
+def test_a_link_in_the_staging_folder_is_not_followed(folder: Path) -> None:
+    """Whatever it is called."""
+    stage = stage_of_a_crash()
+    real = folder / "real"
+    stage.rename(real)
+    stage.symlink_to(real)
+    with make() as store:
+        assert store.recover().published == ()
+        before = calls()
+        store.run_or_retrieve({"n": 1})
+        assert calls() == before + 1
+    assert (real / ".sidecar.json").exists()
+
+
+def test_a_store_that_cannot_recover_opens_all_the_same(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored is to be had; and a warning says what was left."""
+    stage_of_a_crash()
+    from entropic.artifacts import ResultsFolder
+    from entropic.errors import ResultsDirError
+
+    def refuse(*args: Any) -> None:
+        raise ResultsDirError("refused", path="results")
+
+    monkeypatch.setattr(ResultsFolder, "staged", refuse)
+
+    async def main() -> None:
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=URL) as store:
+            assert await store.retrieve({"n": 0}) is not None
+            with pytest.raises(ResultsDirError, match="refused"):
+                await store.recover()
+
+    asyncio.run(main())
+    assert "was not recovered" in caplog.text
