@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from entropic import AsyncStore, Store
+from entropic.worker import is_async as is_async_runner
 from tests.simulations import Point, simulate, simulate_async
 
 T = TypeVar("T")
@@ -89,7 +90,8 @@ def make_store() -> Iterator[Callable[..., Any]]:
                 store = SyncFace(AsyncStore(**settings), runner)
             else:
                 executor = "thread" if kind == "store-threads" else "caller"
-                if executor == settings.get("executor", executor) == "caller":
+                is_caller = executor == settings.get("executor", executor) == "caller"
+                if is_caller and not is_async_runner(settings["runner"]):
                     settings.pop("max_workers", None)  # there is but one calling thread
                 store = Store(**{"executor": executor, **settings})
             opened.append(store)

@@ -140,7 +140,7 @@ def check_whole() -> None:
     assert list(STAGING.iterdir()) == []
 
 
-KINDS = [("file", False), ("file", True), ("folder", True), ("companions", False)]
+KINDS = [("file", False), ("folder", True)]
 ALL_KINDS = list(product(["file", "folder", "companions"], [False, True]))
 NIGHTLY = [
     pytest.param(*kind, marks=pytest.mark.nightly) for kind in ALL_KINDS if kind not in KINDS
