@@ -459,11 +459,11 @@ def test_a_worker_that_cannot_be_started_fails_its_run(
     store_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the reason."""
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     store = store_of()
-    with pytest.raises(RunError, match=r"could not be started.*No such file"):
-        store.run({"n": 1})
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nowhere/python")
+        with pytest.raises(RunError, match=r"could not be started.*No such file"):
+            store.run({"n": 1})
     assert store.run({"n": 1}).n == 1
 
 
