@@ -9,6 +9,8 @@ PEERS := .venv-peers
 ARGS ?=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# One process for each CPU, up to eight; --pdb makes it none.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
@@ -25,10 +27,10 @@ demo: $(VENV)/.demo ## Install the package and run the quickstart
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev ## Run the tests, the README's and the docs' examples among them
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 nightly: $(VENV)/.dev ## Run all tests, the long ones too
-	$(BIN)/python -m pytest -m "nightly or not nightly" $(ARGS)
+	$(PYTEST) -m "nightly or not nightly" $(ARGS)
 
 bench: $(VENV)/.dev $(PEERS)/.made ## Measure, beside entropic 2.3.0 and bare executors
 	$(BIN)/python -m benchmarks --peers "$(CURDIR)/$(PEERS)/bin/python" $(ARGS)
