@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from entropic.errors import RemoteRunError as RemoteRunError
     from entropic.errors import ResultMissingError as ResultMissingError
     from entropic.errors import ResultsDirError as ResultsDirError
+    from entropic.errors import RowRefusedError as RowRefusedError
     from entropic.errors import RunCycleError as RunCycleError
     from entropic.errors import RunError as RunError
     from entropic.errors import RunInterruptedError as RunInterruptedError
@@ -66,6 +67,7 @@ _HOMES = {
             "RemoteRunError",
             "ResultMissingError",
             "ResultsDirError",
+            "RowRefusedError",
             "RunCycleError",
             "RunError",
             "RunInterruptedError",

@@ -16,6 +16,7 @@
     ├── ResultsDirError (OSError)         the results folder cannot be used
     ├── DatabaseError                     the database refused or failed
     │   ├── DatabaseBusyError             it stayed locked past the deadline
+    │   ├── RowRefusedError               it refused one row
     │   └── SchemaError                   its tables do not fit the model
     ├── WrongLoopError (RuntimeError)     a store was called where it can only hang
     └── StoreClosedError (RuntimeError)   a store was closed under a call
@@ -212,6 +213,13 @@ class DatabaseError(EntropicError):
 
 class DatabaseBusyError(DatabaseError):
     """The database stayed locked by someone else for the whole of ``lock_timeout`` seconds."""
+
+
+class RowRefusedError(DatabaseError):
+    """The database refused a row: a constraint, a trigger, or a value too large.
+
+    The result stays staged: once the database takes the row, the next request stores it.
+    """
 
 
 class SchemaError(DatabaseError):

@@ -5,10 +5,12 @@ import itertools
 import logging
 import math
 import pickle
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import pytest
 from entropic import (
     AsyncStore,
     ParamsError,
+    Recovered,
     RemoteRunError,
     ResultMissingError,
+    RowRefusedError,
     RunCycleError,
     SettingsError,
     Store,
@@ -504,3 +508,48 @@ def test_the_stores_number_of_workers_holds_for_its_own_executor(
     store = make_store("async-threads", runner=run, max_workers=1)
     store.sweep([{"n": n} for n in range(6)], executor="thread")
     assert at_once == [2] * 6
+
+
+REFUSING = """\
+CREATE TRIGGER six BEFORE INSERT ON points WHEN NEW.n = 6
+BEGIN SELECT RAISE(ABORT, 'six is not wanted'); END
+"""
+
+
+def outside(statement: str) -> None:
+    """Change the database from outside of any store."""
+    with closing(sqlite3.connect("runs.sqlite3")) as database:
+        database.execute(statement)
+        database.commit()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_that_the_database_refuses_fails_alone(
+    make_store: Callable[..., Any], kind: str
+) -> None:
+    """Also where others are stored in the same transaction; and its result is not lost by it."""
+    together = threading.Barrier(4)
+
+    def run(params: dict[str, Any]) -> None:
+        simulate(params)
+        if kind.endswith("threads"):
+            together.wait(DEADLINE)
+
+    store = make_store(kind, runner=runner_of(kind, run), max_workers=4)
+    assert store.retrieve({"n": 0}) is None  # there are tables now
+    outside(REFUSING)
+    with pytest.raises(SweepError, match="1 run failed; all others are stored") as caught:
+        store.sweep([{"n": n} for n in (0, 6, 1, 2)], on_error="finish", retries=2)
+    (failure,) = caught.value.failures
+    assert isinstance(failure.exception, RowRefusedError)
+    assert "refused a row (six is not wanted)" in str(failure.exception)
+    assert failure.params["n"] == 6
+    assert failure.attempts == 1  # it would only be refused again
+    assert [store.retrieve({"n": n}) is not None for n in (0, 6, 1, 2)] == [True, False, True, True]
+    with pytest.raises(RowRefusedError):
+        store.run_or_retrieve({"n": 6})
+    outside("DROP TRIGGER six")
+    assert store.run_or_retrieve({"n": 6}).n == 6
+    assert calls() == 4  # the result was there all the time
+    assert store.recover() == Recovered()
+    assert store.failures() == []

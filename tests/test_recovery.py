@@ -41,7 +41,6 @@ import entropic.ledger as ledger
 import entropic.worker as worker
 from entropic.artifacts import ResultsFolder
 from entropic.database import Transaction
-from entropic.pipeline.runs import Runs
 
 class Failed(OSError):
     pass

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import aiosqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from entropic.errors import DatabaseBusyError, DatabaseError, SettingsError
+from entropic.errors import DatabaseBusyError, DatabaseError, RowRefusedError, SettingsError
 
 # A short busy timeout, with retries from the loop: a long one would block a cancellation.
 _BUSY_TIMEOUT_SECONDS: Final = 0.02
@@ -134,6 +134,11 @@ class SQLite:
             return DatabaseError(
                 f"the database {path} was moved or deleted while it was open; close the store, and"
                 " put the file back if it is still wanted"
+            )
+        if code in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG):
+            return RowRefusedError(
+                f"the database {path} refused a row ({_original(error)}); see the constraints and"
+                " triggers of its table"
             )
         what = {
             sqlite3.SQLITE_CANTOPEN: "cannot be opened; its folder must exist and be writable",

@@ -4,36 +4,36 @@ One pipeline: a single request is a sweep of one. It decides nothing of its own.
 """
 
 import asyncio
-import errno
 import functools
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from entropic.artifacts import ResultsFolder, find, remove_registered
+from entropic.artifacts import ResultsFolder
 from entropic.errors import (
-    EntropicError,
     Failure,
     IdConflictError,
-    ResultMissingError,
-    ResultsDirError,
     RunInterruptedError,
     StoreClosedError,
     SweepError,
 )
 from entropic.executors import Executors, Threads
-from entropic.identity import Identity, ParameterSet, checked_id
+from entropic.identity import Identity, ParameterSet
 from entropic.leases import Flight, Flights, Waiter, waiting
-from entropic.ledger import Entry, Finished, Ledger, Published, Result
+from entropic.ledger import Ledger
 from entropic.models import Base, copied
-from entropic.pipeline.lookup import Answer, Lookup, locate
+from entropic.pipeline.claims import Claimant, Claims
+from entropic.pipeline.lookup import Answer, Lookup
+from entropic.pipeline.publishing import Publisher
 from entropic.pipeline.request import Request
-from entropic.pipeline.runs import Claimant, Landed, RunOptions, Runs, own_name
+from entropic.pipeline.rows import Rows
+from entropic.pipeline.runs import Landed, RunOptions, Runs
+from entropic.pipeline.salvage import Salvage
 from entropic.pipeline.sources import Params, Source, as_source
 from entropic.progress import Meter
 from entropic.recovery import Recovered
-from entropic.schedule import BATCH, OnError, Schedule
+from entropic.schedule import OnError, Schedule
 from entropic.worker import Runner, running
 
 # Hops to files are short, and most of them wait for a disk.
@@ -84,14 +84,30 @@ class Pipeline(Generic[R]):
         self._is_idle = asyncio.Event()
         self._requests: set[Request[R]] = set()
         self._flights: Flights[Landed[R] | Failure | None] = Flights()
+        self._rows = Rows(identity, ledger, folder, self._threads, self._lookup)
+        claims = Claims(ledger, claimant)
+        publisher = Publisher(identity, ledger, folder, self._threads, claims.linger)
+        self._salvage = Salvage(
+            identity,
+            ledger,
+            folder,
+            self._threads,
+            claims,
+            publisher,
+            nonce=nonce,
+            patience=claimant.ttl,
+        )
         self._runs = Runs(
             runner,
             identity,
             ledger,
             folder,
             self._threads,
+            claims,
+            publisher,
+            self._salvage,
             nonce=nonce,
-            claimant=claimant,
+            owner=claimant.owner,
             checksum=checksum,
         )
 
@@ -187,39 +203,6 @@ class Pipeline(Generic[R]):
             _logger.info("hit %s", answer.parameters.id)
         return answer.record
 
-    async def register(
-        self, params: Params, result_file: str | os.PathLike[str], custom_data: Mapping[str, Any]
-    ) -> R:
-        """Store a row for a result that was made elsewhere."""
-        (parameters,) = await self._lookup.resolve([params])
-        published = await self._threads.run(_registered, os.fspath(result_file))
-        (answer,) = await self._lookup.answer([parameters])
-        parameters = answer.parameters
-        stored = await self._threads.run(self._identity.stored, parameters.values)
-        entry = await self._ledger.register(Finished(parameters, stored, 0, custom_data), published)
-        _logger.info("registered %s as %s", published.path, parameters.id)
-        assert entry.record is not None
-        return entry.record
-
-    async def delete(self, params: Params | None, id: str | None, *, remove_file: bool) -> bool:
-        """Remove a row, and its result if that is asked for; whether there was one."""
-        if id is None:
-            assert params is not None
-            answer = await self._lookup.one(params)
-            if answer is None or answer.entry.record is None:
-                return False
-            if isinstance(answer.error, IdConflictError):
-                raise answer.error
-            id = answer.parameters.id
-        removed: list[str] = []
-        forget = functools.partial(self._forget, removed=removed if remove_file else None)
-        entry = await self._ledger.delete(checked_id(id), forget)
-        if entry is not None:
-            _logger.info("deleted the row of %s", id)
-        for path in removed:
-            _logger.info("deleted the result of %s (%s)", id, path)
-        return entry is not None
-
     @property
     def is_inside_run(self) -> bool:
         """Whether the current code is inside a run of this store."""
@@ -230,36 +213,23 @@ class Pipeline(Generic[R]):
         """The failures on record, by run id."""
         return await self._ledger.failures()
 
+    async def register(
+        self, params: Params, result_file: str | os.PathLike[str], custom_data: Mapping[str, Any]
+    ) -> R:
+        """Store a row for a result that was made elsewhere."""
+        return await self._rows.register(params, result_file, custom_data)
+
+    async def delete(self, params: Params | None, id: str | None, *, remove_file: bool) -> bool:
+        """Remove a row, and its result if that is asked for; whether there was one."""
+        return await self._rows.delete(params, id, remove_file=remove_file)
+
     async def recover(self) -> Recovered:
         """Store what others have finished and left, discard what they have not; find strays."""
-        published, discarded = await self._runs.recover()
-        strays = await self._strays(await self._threads.run(self._folder.names))
-        if strays:  # what was just being published has its row by now
-            strays = await self._strays(strays)
-        paths = tuple(self._folder.given(name) for name in strays)
-        return Recovered(tuple(published), tuple(dict.fromkeys(discarded)), paths)
+        return await self._salvage.recover()
 
     async def tidy(self) -> None:
         """The same, on the way to something else: what keeps it from it is no failure of that."""
-        try:
-            await self._runs.recover()
-        except EntropicError:
-            _logger.warning("what a crash may have left was not recovered", exc_info=True)
-
-    async def _strays(self, names: Sequence[str]) -> list[str]:
-        """Those names in the results folder that no row knows."""
-        registered = await self._ledger.registered()
-        strays = []
-        for start in range(0, len(names), BATCH):
-            part = names[start : start + BATCH]
-            ids = {name: self._folder.ids(name) for name in part}
-            entries = await self._ledger.look_up([id for of_name in ids.values() for id in of_name])
-            for name in part:
-                stored = [id for id in ids[name] if entries[id].record is not None]
-                is_known = any(own_name(self._folder, id, entries[id]) == name for id in stored)
-                if not is_known and os.path.join(self._folder.path, name) not in registered:
-                    strays.append(name)
-        return strays
+        await self._salvage.tidy()
 
     def begin_call(self) -> None:
         """A call is under way: what it uses is not given back before it has ended.
@@ -370,53 +340,6 @@ class Pipeline(Generic[R]):
         # A record of one's own: it is the caller's to change.
         return Landed(copied(landed.record), None)
 
-    async def _forget(self, entry: Entry[R], *, removed: list[str] | None) -> Result:
-        """Under the write lock, so that no run is published meanwhile: what stays of a run.
-
-        That is the name that is its own, except where its result is removed: another database may
-        publish under that name from then on.
-
-        Args:
-            entry: What is stored of it.
-            removed: Takes the path of the result, if that is to be removed and was there.
-        """
-        assert entry.record is not None
-        name = own_name(self._folder, entry.record.id, entry)
-        if removed is not None:
-            path = await self._threads.run(self._remove_result, entry.record.id, name, entry)
-            removed.extend([path] if path is not None else [])
-            if entry.result.registered_path is None:
-                return Result()
-        return entry.result if name is None else Result(folder=self._folder.id, name=name)
-
-    def _remove_result(self, id: str, name: str | None, entry: Entry[R]) -> str | None:
-        if name is None or entry.result.registered_path is not None:
-            return self._remove_elsewhere(id, entry)
-        self._folder.remove(name, id, has_companions=bool(entry.result.companions))
-        return self._folder.spell(name)
-
-    def _remove_elsewhere(self, id: str, entry: Entry[R]) -> str | None:
-        """Remove a registered result, or one of another folder; its path, if it was found."""
-        registered = entry.result.registered_path
-        if registered is not None and os.path.lexists(registered):
-            path: str | None = registered  # be it as large as it was, or not
-        else:
-            try:
-                path = locate(self._folder, id, entry)
-            except ResultsDirError:
-                return None  # the whole folder is gone, and the file with it
-        if path is None:
-            return None
-        if registered is not None:
-            remove_registered(path)
-        else:
-            folder, name = os.path.split(path)
-            has_companions = bool(entry.result.companions)
-            ResultsFolder(folder, self._folder.suffix).remove(
-                name, id, has_companions=has_companions
-            )
-        return path
-
 
 def _nothing() -> None:
     """What somebody else's failure means."""
@@ -445,15 +368,3 @@ def _tell_of(request: Request[Any], records: Sequence[Base]) -> None:
         records=records,
         failures=request.failures,
     )
-
-
-def _registered(path: str) -> Published:
-    """In a thread: the result that a user made, as it is now."""
-    if not os.path.lexists(path):
-        raise FileNotFoundError(
-            errno.ENOENT, "there is no result file to register; write it first", path
-        )
-    found = find(path)
-    if found is None:
-        raise ResultMissingError(f"the result to register, {path!r}, is empty or cannot be read")
-    return Published(path, Result(registered_path=os.path.abspath(path), size=found.size))

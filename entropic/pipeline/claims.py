@@ -1,0 +1,161 @@
+"""The claims of one store: taken, waited for while others have them, given back.
+
+Claims of concurrent runs share a statement, and so does what is given back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from entropic.leases import Heartbeat
+from entropic.ledger import Claim, Ledger, State
+from entropic.models import Base
+from entropic.pipeline.batching import Batcher
+from entropic.pipeline.elsewhere import Elsewhere
+from entropic.recovery import is_at_work
+from entropic.schedule import BATCH
+
+R = TypeVar("R", bound=Base)
+
+_logger = logging.getLogger("entropic")
+
+_CONTENDED_SECONDS: Final = 5.0  # after others were last met
+_LINGER_SECONDS: Final = 0.04  # a finished run is to be on record within 100 ms
+
+# An id, and the token of the stored result that was looked at: ``None`` to run in any case.
+_Wanted = tuple[str, int | None]
+
+# An id, its token, and what went wrong: ``None`` for an interruption.
+_Return = tuple[str, int, dict[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """How a store claims runs.
+
+    Attributes:
+        owner: Its name in its claims.
+        ttl: Seconds that a claim lasts, unless it is renewed.
+        heartbeat: Renews them; ``None`` where nobody else can see the database.
+    """
+
+    owner: str
+    ttl: float
+    heartbeat: Heartbeat | None
+
+
+class Claims(Generic[R]):
+    """Takes claims and gives them back.
+
+    Args:
+        ledger: Where they are.
+        claimant: How this store claims.
+    """
+
+    def __init__(self, ledger: Ledger[R], claimant: Claimant) -> None:
+        self._ledger = ledger
+        self._claimant = claimant
+        self._taking: Batcher[_Wanted, Claim | State] = Batcher(self._take, BATCH)
+        self._returning: Batcher[_Return, None] = Batcher(self._return, BATCH)
+        self._elsewhere = Elsewhere(ledger.states)
+        self._contended_until = 0.0
+
+    async def take(self, id: str, seen: int | None) -> Claim | State:
+        """Claim a run.
+
+        Args:
+            id: The run id.
+            seen: The token of the stored result that was looked at; ``None`` to run in any case.
+
+        Returns:
+            The claim, which is renewed until it is released; or how it is with the run, where
+            somebody else has it, or has stored it since.
+
+        Raises:
+            DatabaseError: The database failed; nothing is claimed.
+        """
+        (claim,) = await self._taking.ask([(id, seen)])
+        if isinstance(claim, Claim) and self._claimant.heartbeat is not None:
+            self._claimant.heartbeat.hold(id)
+        return claim
+
+    async def take_free(self, ids: Sequence[str], gone: Sequence[str]) -> dict[str, Claim]:
+        """Claim what nobody has, for a moment: it is not renewed.
+
+        Args:
+            ids: The run ids.
+            gone: Owners that are known to be dead.
+
+        Raises:
+            DatabaseError: The database failed; nothing is claimed.
+        """
+        owner = self._claimant.owner
+        # What this store has claimed and could not give back is its own to take again.
+        return await self._ledger.claim(ids, owner, self._claimant.ttl, [owner, *gone])
+
+    async def ended(self, id: str) -> State:
+        """Wait until nobody runs a run any more, and return how it is with it then.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        return await self._elsewhere.ended(id)
+
+    def release(self, id: str) -> None:
+        """Renew a claim no more."""
+        if self._claimant.heartbeat is not None:
+            self._claimant.heartbeat.release(id)
+
+    async def give_back(self, returned: Sequence[_Return]) -> None:
+        """Give claims back: (id, token, what went wrong) each; ``None`` for an interruption.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        await self._returning.ask(returned)
+
+    def linger(self) -> float:
+        """Seconds that a commit waits for more: each keeps all others from the database."""
+        is_contended = asyncio.get_running_loop().time() < self._contended_until
+        return _LINGER_SECONDS if is_contended else 0.0
+
+    async def aclose(self) -> None:
+        """Wait for nobody any more."""
+        await self._elsewhere.aclose()
+
+    async def _take(self, wanted: list[_Wanted]) -> list[Claim | State]:
+        """Claim what nobody has; how it is with what others run, or have stored meanwhile.
+
+        A claim takes the write lock. While others are about, who runs what is read beforehand, so
+        that those who share a sweep do not queue up for claims that they will not get.
+        """
+        loop = asyncio.get_running_loop()
+        ids = [id for id, _ in wanted]
+        claims: dict[str, Claim] = {}
+        if loop.time() >= self._contended_until:
+            claims = await self.take_free(ids, ())
+        others = [(id, seen) for id, seen in wanted if id not in claims]
+        states: dict[str, State] = {}
+        if others:
+            self._contended_until = loop.time() + _CONTENDED_SECONDS
+            states = await self._ledger.states([id for id, _ in others])
+            free = [
+                id
+                for id, seen in others
+                if not is_newer(states[id], seen) and not is_at_work(states[id])
+            ]
+            if free:
+                owners = {states[id].owner for id in free}
+                claims |= await self.take_free(free, [owner for owner in owners if owner])
+        return [claims.get(id) or states[id] for id in ids]
+
+    async def _return(self, returned: list[_Return]) -> list[None]:
+        await self._ledger.fail(returned)
+        return [None] * len(returned)
+
+
+def is_newer(state: State, seen: int | None) -> bool:
+    """Whether a result has been stored since one was looked for."""
+    return seen is not None and state.published > seen

@@ -1,0 +1,207 @@
+"""Finished runs, published and stored: results get their final names, rows their place.
+
+Runs that end at the same time share a transaction. A row that the database refuses does not take
+the others down with it.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from entropic.artifacts import ResultsFolder, Stage, Staged
+from entropic.errors import EntropicError, ResultsDirError, RowRefusedError
+from entropic.executors import Threads
+from entropic.identity import Identity, ParameterSet
+from entropic.ledger import Entry, Finished, Ledger, Published, Result
+from entropic.models import Base
+from entropic.pipeline.batching import Batcher
+from entropic.schedule import BATCH
+from entropic.worker import DURABLE_SECONDS, Outcome
+
+R = TypeVar("R", bound=Base)
+
+_logger = logging.getLogger("entropic")
+
+
+@dataclass(frozen=True, slots=True)
+class Executed(Finished):
+    """A finished run with what its executor left.
+
+    Attributes:
+        stage: Where it is staged.
+        staged: What is.
+        outcome: What the executor said of it.
+        may_have_name: Whether its publication may have begun already: by an owner that was killed
+            meanwhile, or in a transaction that was rolled back.
+    """
+
+    stage: Stage
+    staged: Staged
+    outcome: Outcome
+    may_have_name: bool = False
+
+
+class Publisher(Generic[R]):
+    """Publishes and stores finished runs.
+
+    Args:
+        identity: The model's rules.
+        ledger: Where they are stored.
+        folder: Where they are published.
+        threads: Where files are touched.
+        linger: How many seconds a transaction waits for more runs to share it.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: Ledger[R],
+        folder: ResultsFolder,
+        threads: Threads,
+        linger: Callable[[], float],
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._folder = folder
+        self._threads = threads
+        self._commits: Batcher[Executed, Entry[R] | EntropicError] = Batcher(
+            self._commit, BATCH, linger
+        )
+
+    def executed(
+        self,
+        parameters: ParameterSet,
+        token: int,
+        custom_data: Mapping[str, Any],
+        stage: Stage,
+        outcome: Outcome,
+        *,
+        may_have_name: bool = False,
+    ) -> Executed:
+        """What there is to store of a run that ended well; in a thread where values are large."""
+        assert outcome.staged is not None
+        return Executed(
+            parameters,
+            self._identity.stored(parameters.values),
+            token,
+            {"elapsed_seconds": outcome.elapsed_seconds, **custom_data},
+            stage,
+            outcome.staged,
+            outcome,
+            may_have_name,
+        )
+
+    async def store(self, runs: Sequence[Executed]) -> list[Entry[R] | EntropicError]:
+        """Publish and store finished runs.
+
+        Returns:
+            For each what is stored now, which is a later owner's where one has overtaken it; or
+            the error that kept it from being stored. Then it stays staged, with its sidecar.
+
+        Raises:
+            DatabaseError: The database failed; none of these runs is stored.
+        """
+        return await self._commits.ask(runs)
+
+    def discard(self, stages: Sequence[Stage]) -> None:
+        """Remove what is staged; in a thread. What cannot be removed is logged."""
+        for stage in stages:
+            try:
+                self._folder.discard(stage)
+            except OSError:
+                _logger.warning("could not remove %s", stage.folder, exc_info=True)
+
+    async def _commit(self, runs: list[Executed]) -> list[Entry[R] | EntropicError]:
+        try:
+            entries = await self._ledger.complete(runs, self._publish)
+        except RowRefusedError as error:
+            if len(runs) == 1:
+                return [error]
+            return await self._commit_each(runs)
+        answers = [entries[run.parameters.id] for run in runs]
+        # What could not be published stays staged, with its sidecar: it is finished work.
+        done = [r.stage for r, a in zip(runs, answers, strict=True) if _is_settled(a)]
+        await self._threads.run(self.discard, done)
+        for run, answer in zip(runs, answers, strict=True):
+            _log(run, answer)
+        return answers
+
+    async def _commit_each(self, runs: list[Executed]) -> list[Entry[R] | EntropicError]:
+        """One by one, to find the row that was refused; the results may have their names by now."""
+        answers = []
+        for run in runs:
+            answers += await self._commit([replace(run, may_have_name=True)])
+        return answers
+
+    async def _publish(
+        self, ready: list[tuple[Executed, Entry[R]]]
+    ) -> list[Published | EntropicError]:
+        return await self._threads.run(self._publish_all, ready)
+
+    def _publish_all(
+        self, ready: list[tuple[Executed, Entry[R]]]
+    ) -> list[Published | EntropicError]:
+        published: list[Published | EntropicError] = []
+        for run, entry in ready:
+            try:
+                published.append(self._publish_one(run, entry))
+            except ResultsDirError as error:
+                published.append(error)
+        if any(run.outcome.elapsed_seconds >= DURABLE_SECONDS for run, _ in ready):
+            self._folder.sync()
+        return published
+
+    def _publish_one(self, run: Executed, entry: Entry[R]) -> Published:
+        ours = own_name(self._folder, run.parameters.id, entry)
+        publish = self._folder.resume if run.may_have_name else self._folder.publish
+        name = publish(
+            run.stage,
+            run.staged,
+            run.parameters.id,
+            ours,
+            has_companions=bool(entry.result.companions),
+        )
+        result = Result(
+            folder=self._folder.id,
+            name=name,
+            companions=bool(run.staged.companions),
+            # A folder's size is not compared at each hit, so it is told by the digest alone.
+            size=None if run.staged.is_folder else run.staged.size,
+            digest=run.staged.digest,
+            host=run.outcome.host,
+            started_at=run.outcome.started_at,
+            elapsed_seconds=run.outcome.elapsed_seconds,
+        )
+        return Published(self._folder.spell(name), result)
+
+
+def own_name(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
+    """The name in the folder that is this run's own, or ``None`` when it has none yet."""
+    result = entry.result
+    if result.name is not None:
+        return result.name if result.folder == folder.id else None
+    # A row of entropic 2 has no bookkeeping; its result is ours where it says it is.
+    if entry.record is None or result.registered_path is not None:
+        return None
+    name = id + folder.suffix
+    stored = entry.record.result_file
+    # A relative path was relative to wherever entropic 2 was used.
+    is_here = not os.path.isabs(stored) or os.path.dirname(stored) == folder.path
+    return name if is_here and os.path.basename(stored) == name else None
+
+
+def _is_settled(answer: object) -> bool:
+    return not isinstance(answer, ResultsDirError)
+
+
+def _log(run: Executed, answer: Entry[Any] | EntropicError) -> None:
+    id = run.parameters.id
+    if isinstance(answer, EntropicError):
+        _logger.info("run %s could not be stored: %s", id, answer)
+    elif answer.record is None or answer.published > run.token:
+        _logger.info("run %s came too late; the result of a later owner stands", id)
+    else:
+        _logger.info("run %s completed in %.4f s", id, run.outcome.elapsed_seconds)
+        _logger.info("published %s (run %s)", answer.record.result_file, id)

@@ -1,0 +1,140 @@
+"""Single rows: those that a user registers, and those that are to go."""
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from entropic.artifacts import ResultsFolder, find, remove_registered
+from entropic.errors import IdConflictError, ResultMissingError, ResultsDirError
+from entropic.executors import Threads
+from entropic.identity import Identity, checked_id
+from entropic.ledger import Entry, Finished, Ledger, Published, Result
+from entropic.models import Base
+from entropic.pipeline.lookup import Lookup, locate
+from entropic.pipeline.publishing import own_name
+from entropic.pipeline.sources import Params
+
+R = TypeVar("R", bound=Base)
+
+_logger = logging.getLogger("entropic")
+
+
+class Rows(Generic[R]):
+    """Registers and deletes.
+
+    Args:
+        identity: The model's rules.
+        ledger: The stored rows.
+        folder: The stored results.
+        threads: Where files are touched.
+        lookup: Finds what is stored.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: Ledger[R],
+        folder: ResultsFolder,
+        threads: Threads,
+        lookup: Lookup[R],
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._folder = folder
+        self._threads = threads
+        self._lookup = lookup
+
+    async def register(
+        self, params: Params, result_file: str | os.PathLike[str], custom_data: Mapping[str, Any]
+    ) -> R:
+        """Store a row for a result that was made elsewhere."""
+        (parameters,) = await self._lookup.resolve([params])
+        published = await self._threads.run(_registered, os.fspath(result_file))
+        (answer,) = await self._lookup.answer([parameters])
+        parameters = answer.parameters
+        stored = await self._threads.run(self._identity.stored, parameters.values)
+        entry = await self._ledger.register(Finished(parameters, stored, 0, custom_data), published)
+        _logger.info("registered %s as %s", published.path, parameters.id)
+        assert entry.record is not None
+        return entry.record
+
+    async def delete(self, params: Params | None, id: str | None, *, remove_file: bool) -> bool:
+        """Remove a row, and its result if that is asked for; whether there was one."""
+        if id is None:
+            assert params is not None
+            answer = await self._lookup.one(params)
+            if answer is None or answer.entry.record is None:
+                return False
+            if isinstance(answer.error, IdConflictError):
+                raise answer.error
+            id = answer.parameters.id
+        removed: list[str] = []
+        forget = functools.partial(self._forget, removed=removed if remove_file else None)
+        entry = await self._ledger.delete(checked_id(id), forget)
+        if entry is not None:
+            _logger.info("deleted the row of %s", id)
+        for path in removed:
+            _logger.info("deleted the result of %s (%s)", id, path)
+        return entry is not None
+
+    async def _forget(self, entry: Entry[R], *, removed: list[str] | None) -> Result:
+        """Under the write lock, so that no run is published meanwhile: what stays of a run.
+
+        That is the name that is its own, except where its result is removed: another database may
+        publish under that name from then on.
+
+        Args:
+            entry: What is stored of it.
+            removed: Takes the path of the result, if that is to be removed and was there.
+        """
+        assert entry.record is not None
+        name = own_name(self._folder, entry.record.id, entry)
+        if removed is not None:
+            path = await self._threads.run(self._remove_result, entry.record.id, name, entry)
+            removed.extend([path] if path is not None else [])
+            if entry.result.registered_path is None:
+                return Result()
+        return entry.result if name is None else Result(folder=self._folder.id, name=name)
+
+    def _remove_result(self, id: str, name: str | None, entry: Entry[R]) -> str | None:
+        if name is None or entry.result.registered_path is not None:
+            return self._remove_elsewhere(id, entry)
+        self._folder.remove(name, id, has_companions=bool(entry.result.companions))
+        return self._folder.spell(name)
+
+    def _remove_elsewhere(self, id: str, entry: Entry[R]) -> str | None:
+        """Remove a registered result, or one of another folder; its path, if it was found."""
+        registered = entry.result.registered_path
+        if registered is not None and os.path.lexists(registered):
+            path: str | None = registered  # be it as large as it was, or not
+        else:
+            try:
+                path = locate(self._folder, id, entry)
+            except ResultsDirError:
+                return None  # the whole folder is gone, and the file with it
+        if path is None:
+            return None
+        if registered is not None:
+            remove_registered(path)
+        else:
+            folder, name = os.path.split(path)
+            has_companions = bool(entry.result.companions)
+            ResultsFolder(folder, self._folder.suffix).remove(
+                name, id, has_companions=has_companions
+            )
+        return path
+
+
+def _registered(path: str) -> Published:
+    """In a thread: the result that a user made, as it is now."""
+    if not os.path.lexists(path):
+        raise FileNotFoundError(
+            errno.ENOENT, "there is no result file to register; write it first", path
+        )
+    found = find(path)
+    if found is None:
+        raise ResultMissingError(f"the result to register, {path!r}, is empty or cannot be read")
+    return Published(path, Result(registered_path=os.path.abspath(path), size=found.size))

@@ -1,0 +1,197 @@
+"""What owners that are gone have left: taken over, published and stored, or discarded.
+
+``recovery`` says what is to be done. It is done as with any run: under a claim, by the one way to
+publish, so that ten processes can do it at once.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Generic, TypeVar
+
+from entropic.artifacts import ResultsFolder, Sidecar, Stage
+from entropic.errors import EntropicError
+from entropic.executors import Threads
+from entropic.identity import Identity, ParameterSet, is_computed, shortened
+from entropic.ledger import Claim, Ledger, State
+from entropic.models import Base
+from entropic.pipeline.claims import Claims
+from entropic.pipeline.publishing import Executed, Publisher, own_name
+from entropic.recovery import Leftovers, Recovered, read_sealed, sort
+from entropic.schedule import BATCH
+from entropic.worker import Outcome
+
+R = TypeVar("R", bound=Base)
+
+_logger = logging.getLogger("entropic")
+
+_MOST_LOOKED_AT: Final = 100  # stages of earlier owners, who mostly have failed
+
+
+class Salvage(Generic[R]):
+    """Saves the finished runs of owners that are gone.
+
+    Args:
+        identity: The model's rules.
+        ledger: Where runs are stored.
+        folder: Where they are staged.
+        threads: Where files are touched.
+        claims: Of this store.
+        publisher: Of this store.
+        nonce: Tells this cache's staged runs from those of others on the same folder.
+        patience: Seconds after which an unfinished stage that nobody writes to is given up.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: Ledger[R],
+        folder: ResultsFolder,
+        threads: Threads,
+        claims: Claims[R],
+        publisher: Publisher[R],
+        *,
+        nonce: str,
+        patience: float,
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._folder = folder
+        self._threads = threads
+        self._claims = claims
+        self._publisher = publisher
+        self._nonce = nonce
+        self._patience = patience
+
+    async def recover(self) -> Recovered:
+        """Store what others have finished and left, discard what they have not; find strays."""
+        published, discarded = await self._clear()
+        strays = await self._strays(await self._threads.run(self._folder.names))
+        if strays:  # what was just being published has its row by now
+            strays = await self._strays(strays)
+        paths = tuple(self._folder.given(name) for name in strays)
+        return Recovered(tuple(published), tuple(dict.fromkeys(discarded)), paths)
+
+    async def tidy(self) -> None:
+        """The same, on the way to something else: what keeps it from it is no failure of that."""
+        try:
+            await self._clear()
+        except EntropicError:
+            _logger.warning("what a crash may have left was not recovered", exc_info=True)
+
+    def take_over(self, parameters: ParameterSet, claim: Claim, stage: Stage) -> Executed | None:
+        """Make the last finished stage of the earlier owners this owner's; in a thread."""
+        oldest = max(claim.published, claim.token - 1 - _MOST_LOOKED_AT)
+        for token in range(claim.token - 1, oldest, -1):
+            theirs = self._folder.stage(parameters.id, token, self._nonce)
+            sidecar = read_sealed(theirs, parameters.id, token)
+            if sidecar is None or not self._folder.can_resume(theirs, sidecar.staged, sidecar.id):
+                continue
+            found = self._parameters(sidecar)
+            is_same = found is not None and found.digest == parameters.digest
+            if is_same and self._folder.take_over(theirs, stage):
+                outcome = Outcome(
+                    sidecar.started_at,
+                    sidecar.elapsed_seconds,
+                    sidecar.host,
+                    staged=sidecar.staged,
+                )
+                return self._publisher.executed(
+                    parameters,
+                    claim.token,
+                    sidecar.custom_data,
+                    stage,
+                    outcome,
+                    may_have_name=True,
+                )
+        return None
+
+    async def _clear(self) -> tuple[list[str], list[str]]:
+        """Publish and store what owners that are gone have finished; discard what they have not.
+
+        Returns:
+            The ids of what was stored, and of what was discarded.
+
+        Raises:
+            ResultsDirError: The results folder cannot be read.
+            DatabaseError: The database failed.
+        """
+        staged = await self._threads.run(self._folder.staged, self._nonce)
+        if not staged:
+            return [], []
+        ids = sorted({id for id, _, _ in staged})
+        states: dict[str, State] = {}
+        for start in range(0, len(ids), BATCH):
+            states |= await self._ledger.states(ids[start : start + BATCH])
+        left: Leftovers = await self._threads.run(
+            sort, staged, states, self._folder, self._patience
+        )
+        await self._threads.run(self._publisher.discard, [stage for _, stage in left.useless])
+        for id, stage in left.useless:
+            _logger.info("discarded what was staged of %s (%s)", id, stage.folder)
+        await self._claims.give_back([(id, token, None) for id, token in left.held])
+        stored: list[str] = []
+        finished = list(left.finished.values())
+        for start in range(0, len(finished), BATCH):
+            stored += await self._recovered(finished[start : start + BATCH], list(left.dead))
+        return stored, [id for id, _ in left.useless]
+
+    async def _recovered(self, sidecars: Sequence[Sidecar], dead: Sequence[str]) -> list[str]:
+        """Store finished runs, each under a claim of its own; the ids of those that were."""
+        by_id = {sidecar.id: sidecar for sidecar in sidecars}
+        claims = await self._claims.take_free(list(by_id), dead)
+
+        def take_over() -> list[Executed]:
+            found = (self._recoverable(by_id[id], claim) for id, claim in claims.items())
+            return [run for run in found if run is not None]
+
+        runs = await self._threads.run(take_over)
+        stored = []
+        back = claims.keys() - {run.parameters.id for run in runs}
+        for run, answer in zip(runs, await self._publisher.store(runs), strict=True):
+            if isinstance(answer, EntropicError):
+                _logger.warning("run %s was not recovered: %s", run.parameters.id, answer)
+                back.add(run.parameters.id)
+            elif answer.published == run.token:
+                _logger.info("recovered %s", run.parameters.id)
+                stored.append(run.parameters.id)
+        if back:
+            await self._claims.give_back([(id, claims[id].token, None) for id in sorted(back)])
+        return stored
+
+    def _recoverable(self, sidecar: Sidecar, claim: Claim) -> Executed | None:
+        parameters = self._parameters(sidecar)
+        if parameters is None:
+            return None
+        stage = self._folder.stage(sidecar.id, claim.token, self._nonce)
+        return self.take_over(parameters, claim, stage)
+
+    def _parameters(self, sidecar: Sidecar) -> ParameterSet | None:
+        """What was run; ``None`` where a sidecar cannot be right, or the model has changed."""
+        try:
+            found = self._identity.resolve(sidecar.values)
+            if sidecar.id in (found.id, found.id_2x):
+                return replace(found, id=sidecar.id)
+            if not is_computed(sidecar.id):  # the caller's own
+                return self._identity.resolve({**sidecar.values, "id": sidecar.id})
+            why: object = f"its id is not that of {shortened(sidecar.values)}"
+        except EntropicError as error:
+            why = error
+        _logger.warning("the finished run %s cannot be recovered: %s", sidecar.id, why)
+        return None
+
+    async def _strays(self, names: Sequence[str]) -> list[str]:
+        """Those names in the results folder that no row knows."""
+        registered = await self._ledger.registered()
+        strays = []
+        for start in range(0, len(names), BATCH):
+            part = names[start : start + BATCH]
+            ids = {name: self._folder.ids(name) for name in part}
+            entries = await self._ledger.look_up([id for of_name in ids.values() for id in of_name])
+            for name in part:
+                stored = [id for id in ids[name] if entries[id].record is not None]
+                is_known = any(own_name(self._folder, id, entries[id]) == name for id in stored)
+                if not is_known and os.path.join(self._folder.path, name) not in registered:
+                    strays.append(name)
+        return strays
