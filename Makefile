@@ -10,7 +10,7 @@ ARGS ?=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One process for each CPU, up to eight; --pdb makes it none.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help

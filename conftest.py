@@ -36,9 +36,10 @@ def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let pages that start a Dask cluster run while another one has its dashboard's port."""
+    """Keep a page in one process; let it start a Dask cluster while another has its port."""
     for item in items:
         if isinstance(item, SybilItem):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
             item.add_marker(pytest.mark.filterwarnings("ignore:Port [0-9]+ is already in use"))
 
 

@@ -73,17 +73,24 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
             " another __tablename__"
         )
     model_identity = Identity(model)
-    seen = await database.read_sync(lambda connection: _look(connection, table))
+
+    async def look() -> _Seen:
+        return await database.read_sync(lambda connection: _look(connection, table))
+
+    seen = await look()
     if _is_settled(seen, model_identity):
         return _opened(seen, model, table)
     await database.prepare(seen.is_new)
 
-    async def settle(transaction: Transaction) -> _Seen:
-        return await transaction.run_sync(
+    async def settle(transaction: Transaction) -> None:
+        await transaction.run_sync(
             lambda connection: _settle(connection, database.dialect, table, model_identity)
         )
 
-    return _opened(await database.write(settle), model, table)
+    await database.write(settle)
+    # By the connection that reads: as long as it has not seen the new tables, and a lock keeps it
+    # from looking, SQLite says that there is no such table, and not that it is busy.
+    return _opened(await look(), model, table)
 
 
 def _opened(seen: _Seen, model: type[Base], table: sa.Table) -> Opened:
@@ -151,11 +158,11 @@ def _is_settled(seen: _Seen, identity: Identity) -> bool:
 
 def _settle(
     connection: sa.Connection, dialect: Dialect, table: sa.Table, identity: Identity
-) -> _Seen:
+) -> None:
     """Under the write lock: look again, then make, add and write down what is missing."""
     seen = _look(connection, table)
     if _is_settled(seen, identity):
-        return seen
+        return
     _SIDE_TABLES.create_all(connection)
     added: list[str] = []
     if seen.columns is None:
@@ -184,7 +191,6 @@ def _settle(
                     model=table.fullname, parameter=name, identity_default=default
                 )
             )
-    return _look(connection, table)
 
 
 def _add_column(

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from entropic import Base, Store, mapped_column
 from entropic.database import Database
-from entropic.errors import DatabaseError, ModelError, ParamsError, SchemaError
+from entropic.errors import DatabaseBusyError, DatabaseError, ModelError, ParamsError, SchemaError
 from entropic.models import side_tables
 from entropic.schema import open_schema
 from tests.models import model
@@ -135,6 +135,16 @@ def test_many_processes_can_open_a_new_database_at_once(count: int) -> None:
         ("extra", "0"),
         ("n", None),
     ]
+
+
+def test_a_lock_right_after_the_tables_were_made_is_no_missing_table() -> None:
+    """SQLite takes the one for the other on a connection that has not seen the tables yet."""
+    with (
+        opened(model(n=int), lock_timeout=0.1) as store,
+        holding(PATH, "BEGIN EXCLUSIVE"),
+        pytest.raises(DatabaseBusyError),
+    ):
+        store.retrieve({"n": 1})
 
 
 def test_many_processes_can_open_a_new_database_for_different_models() -> None:

@@ -23,6 +23,7 @@ from entropic.identity import Identity, ParameterSet
 from entropic.leases import Flight, Flights, Waiter, waiting
 from entropic.ledger import Ledger
 from entropic.models import Base, copied
+from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claimant, Claims
 from entropic.pipeline.lookup import Answer, Lookup
 from entropic.pipeline.publishing import Publisher
@@ -72,41 +73,26 @@ class Pipeline(Generic[R]):
         claimant: Claimant,
         checksum: bool,
     ) -> None:
+        threads = Threads(_IO_THREADS, "entropic-files")
+        cache = Cache(identity, ledger, folder, threads, nonce)
+        self._cache = cache
         self._executors = executors
-        self._ledger = ledger
-        self._identity = identity
-        self._folder = folder
-        self._nonce = nonce
-        self._threads = Threads(_IO_THREADS, "entropic-files")
-        self._lookup = Lookup(identity, ledger, folder, self._threads)
         self._is_closed = False
         self._calls = 0
         self._is_idle = asyncio.Event()
         self._requests: set[Request[R]] = set()
         self._flights: Flights[Landed[R] | Failure | None] = Flights()
-        self._rows = Rows(identity, ledger, folder, self._threads, self._lookup)
+        self._lookup = Lookup(cache)
+        self._rows = Rows(cache, self._lookup)
         claims = Claims(ledger, claimant)
-        publisher = Publisher(identity, ledger, folder, self._threads, claims.linger)
-        self._salvage = Salvage(
-            identity,
-            ledger,
-            folder,
-            self._threads,
-            claims,
-            publisher,
-            nonce=nonce,
-            patience=claimant.ttl,
-        )
+        publisher = Publisher(cache, claims.linger)
+        self._salvage = Salvage(cache, claims, publisher, patience=claimant.ttl)
         self._runs = Runs(
             runner,
-            identity,
-            ledger,
-            folder,
-            self._threads,
+            cache,
             claims,
             publisher,
             self._salvage,
-            nonce=nonce,
             owner=claimant.owner,
             checksum=checksum,
         )
@@ -206,12 +192,12 @@ class Pipeline(Generic[R]):
     @property
     def is_inside_run(self) -> bool:
         """Whether the current code is inside a run of this store."""
-        runs = (id for cache, id in running.get() if cache == self._nonce)
+        runs = (id for cache, id in running.get() if cache == self._cache.nonce)
         return any(self._flights.get(id) is not None for id in runs)
 
     async def failures(self) -> list[Failure]:
         """The failures on record, by run id."""
-        return await self._ledger.failures()
+        return await self._cache.ledger.failures()
 
     async def register(
         self, params: Params, result_file: str | os.PathLike[str], custom_data: Mapping[str, Any]
@@ -261,7 +247,7 @@ class Pipeline(Generic[R]):
 
     def release(self) -> None:
         """Give everything back."""
-        self._threads.close()
+        self._cache.threads.close()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -281,7 +267,7 @@ class Pipeline(Generic[R]):
             parameters = answer.parameters
             flight = self._flights.get(parameters.id)
             is_mine = flight is None
-            with waiting(running.get(), (self._nonce, parameters.id)):
+            with waiting(running.get(), (self._cache.nonce, parameters.id)):
                 if flight is None:
                     run = functools.partial(
                         self._run,

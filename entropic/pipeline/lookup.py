@@ -8,11 +8,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder
 from entropic.errors import EntropicError, ParamsError, ResultsDirError
-from entropic.executors import Threads
-from entropic.identity import Identity, ParameterSet, checked_id, is_heavy
-from entropic.ledger import Entry, Ledger
+from entropic.identity import ParameterSet, checked_id, is_heavy
+from entropic.ledger import Entry
 from entropic.models import Base, copied
 from entropic.pipeline.batching import Batcher
+from entropic.pipeline.cache import Cache
 
 R = TypeVar("R", bound=Base)
 
@@ -47,19 +47,11 @@ class Lookup(Generic[R]):
     """Looks parameter sets up.
 
     Args:
-        identity: The model's rules.
-        ledger: The stored rows.
-        folder: The stored results.
-        threads: Where to look at files, and to hash large values.
+        cache: Where they are.
     """
 
-    def __init__(
-        self, identity: Identity, ledger: Ledger[R], folder: ResultsFolder, threads: Threads
-    ) -> None:
-        self._identity = identity
-        self._ledger = ledger
-        self._folder = folder
-        self._threads = threads
+    def __init__(self, cache: Cache[R]) -> None:
+        self._cache = cache
         self._entries: Batcher[str, Entry[R]] = Batcher(self._look_up, most=2000)
 
     async def resolve(
@@ -75,7 +67,7 @@ class Lookup(Generic[R]):
             ParamsError: One of them cannot be run; names its position where there are many.
         """
         if is_heavy(*batch):
-            return await self._threads.run(self._resolve, batch, first)
+            return await self._cache.threads.run(self._resolve, batch, first)
         return self._resolve(batch, first)
 
     async def answer(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
@@ -110,11 +102,11 @@ class Lookup(Generic[R]):
         if not isinstance(params, Mapping) or "id" not in params:
             return (await self.answer(await self.resolve([params])))[0]
         id = checked_id(params["id"])
-        given = self._identity.coerce_given(params)
+        given = self._cache.identity.coerce_given(params)
         (entry,) = await self._entries.ask([id])
-        if entry.record is None or self._identity.differences(given, entry.values):
+        if entry.record is None or self._cache.identity.differences(given, entry.values):
             return None
-        digest = self._identity.digest(entry.values)
+        digest = self._cache.identity.digest(entry.values)
         stored = ParameterSet(id, dict(entry.values), digest, has_own_id=True)
         return (await self.answer([stored]))[0]
 
@@ -124,10 +116,10 @@ class Lookup(Generic[R]):
         entries = dict(zip(ids, await self._entries.ask(list(ids)), strict=True))
         if all(entry.record is None for entry in entries.values()):
             return [Answer(s, entries[s.id]) for s in sets]
-        return await self._threads.run(lambda: [self._judge(s, entries) for s in sets])
+        return await self._cache.threads.run(lambda: [self._judge(s, entries) for s in sets])
 
     async def _look_up(self, ids: list[str]) -> list[Entry[R]]:
-        found = await self._ledger.look_up(list(dict.fromkeys(ids)))
+        found = await self._cache.ledger.look_up(list(dict.fromkeys(ids)))
         entries = []
         seen = set()
         for id in ids:
@@ -142,7 +134,7 @@ class Lookup(Generic[R]):
         resolved = []
         for position, params in enumerate(batch, first):
             try:
-                resolved.append(self._identity.resolve(params))
+                resolved.append(self._cache.identity.resolve(params))
             except ParamsError as error:
                 if position or len(batch) > 1:
                     error.add_note(f"in the parameter set at position {position} of the input")
@@ -155,14 +147,14 @@ class Lookup(Generic[R]):
         if entry.record is None and wanted.id_2x is not None:
             older = entries[wanted.id_2x]
             # Ids of entropic 2 collide: only the parameters say whether it is the same run.
-            if older.record is not None and self._ledger.conflict(wanted, older) is None:
+            if older.record is not None and self._cache.ledger.conflict(wanted, older) is None:
                 wanted, entry = replace(wanted, id=wanted.id_2x), older
         if entry.record is None:
             return Answer(wanted, entry)
-        if conflict := self._ledger.conflict(wanted, entry):
+        if conflict := self._cache.ledger.conflict(wanted, entry):
             return Answer(wanted, entry, error=conflict)
         try:
-            path = locate(self._folder, wanted.id, entry)
+            path = locate(self._cache.folder, wanted.id, entry)
         except ResultsDirError as error:
             return Answer(wanted, entry, error=error)
         if path is None:

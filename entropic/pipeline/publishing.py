@@ -12,11 +12,11 @@ from typing import Any, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder, Stage, Staged
 from entropic.errors import EntropicError, ResultsDirError, RowRefusedError
-from entropic.executors import Threads
-from entropic.identity import Identity, ParameterSet
-from entropic.ledger import Entry, Finished, Ledger, Published, Result
+from entropic.identity import ParameterSet
+from entropic.ledger import Entry, Finished, Published, Result
 from entropic.models import Base
 from entropic.pipeline.batching import Batcher
+from entropic.pipeline.cache import Cache
 from entropic.schedule import BATCH
 from entropic.worker import DURABLE_SECONDS, Outcome
 
@@ -47,25 +47,16 @@ class Publisher(Generic[R]):
     """Publishes and stores finished runs.
 
     Args:
-        identity: The model's rules.
-        ledger: Where they are stored.
-        folder: Where they are published.
-        threads: Where files are touched.
+        cache: Where they are stored.
         linger: How many seconds a transaction waits for more runs to share it.
     """
 
     def __init__(
         self,
-        identity: Identity,
-        ledger: Ledger[R],
-        folder: ResultsFolder,
-        threads: Threads,
+        cache: Cache[R],
         linger: Callable[[], float],
     ) -> None:
-        self._identity = identity
-        self._ledger = ledger
-        self._folder = folder
-        self._threads = threads
+        self._cache = cache
         self._commits: Batcher[Executed, Entry[R] | EntropicError] = Batcher(
             self._commit, BATCH, linger
         )
@@ -84,7 +75,7 @@ class Publisher(Generic[R]):
         assert outcome.staged is not None
         return Executed(
             parameters,
-            self._identity.stored(parameters.values),
+            self._cache.identity.stored(parameters.values),
             token,
             {"elapsed_seconds": outcome.elapsed_seconds, **custom_data},
             stage,
@@ -109,13 +100,13 @@ class Publisher(Generic[R]):
         """Remove what is staged; in a thread. What cannot be removed is logged."""
         for stage in stages:
             try:
-                self._folder.discard(stage)
+                self._cache.folder.discard(stage)
             except OSError:
                 _logger.warning("could not remove %s", stage.folder, exc_info=True)
 
     async def _commit(self, runs: list[Executed]) -> list[Entry[R] | EntropicError]:
         try:
-            entries = await self._ledger.complete(runs, self._publish)
+            entries = await self._cache.ledger.complete(runs, self._publish)
         except RowRefusedError as error:
             if len(runs) == 1:
                 return [error]
@@ -123,7 +114,7 @@ class Publisher(Generic[R]):
         answers = [entries[run.parameters.id] for run in runs]
         # What could not be published stays staged, with its sidecar: it is finished work.
         done = [r.stage for r, a in zip(runs, answers, strict=True) if _is_settled(a)]
-        await self._threads.run(self.discard, done)
+        await self._cache.threads.run(self.discard, done)
         for run, answer in zip(runs, answers, strict=True):
             _log(run, answer)
         return answers
@@ -138,7 +129,7 @@ class Publisher(Generic[R]):
     async def _publish(
         self, ready: list[tuple[Executed, Entry[R]]]
     ) -> list[Published | EntropicError]:
-        return await self._threads.run(self._publish_all, ready)
+        return await self._cache.threads.run(self._publish_all, ready)
 
     def _publish_all(
         self, ready: list[tuple[Executed, Entry[R]]]
@@ -150,12 +141,12 @@ class Publisher(Generic[R]):
             except ResultsDirError as error:
                 published.append(error)
         if any(run.outcome.elapsed_seconds >= DURABLE_SECONDS for run, _ in ready):
-            self._folder.sync()
+            self._cache.folder.sync()
         return published
 
     def _publish_one(self, run: Executed, entry: Entry[R]) -> Published:
-        ours = own_name(self._folder, run.parameters.id, entry)
-        publish = self._folder.resume if run.may_have_name else self._folder.publish
+        ours = own_name(self._cache.folder, run.parameters.id, entry)
+        publish = self._cache.folder.resume if run.may_have_name else self._cache.folder.publish
         name = publish(
             run.stage,
             run.staged,
@@ -164,7 +155,7 @@ class Publisher(Generic[R]):
             has_companions=bool(entry.result.companions),
         )
         result = Result(
-            folder=self._folder.id,
+            folder=self._cache.folder.id,
             name=name,
             companions=bool(run.staged.companions),
             # A folder's size is not compared at each hit, so it is told by the digest alone.
@@ -174,7 +165,7 @@ class Publisher(Generic[R]):
             started_at=run.outcome.started_at,
             elapsed_seconds=run.outcome.elapsed_seconds,
         )
-        return Published(self._folder.spell(name), result)
+        return Published(self._cache.folder.spell(name), result)
 
 
 def own_name(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:

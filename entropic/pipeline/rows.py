@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder, find, remove_registered
 from entropic.errors import IdConflictError, ResultMissingError, ResultsDirError
-from entropic.executors import Threads
-from entropic.identity import Identity, checked_id
-from entropic.ledger import Entry, Finished, Ledger, Published, Result
+from entropic.identity import checked_id
+from entropic.ledger import Entry, Finished, Published, Result
 from entropic.models import Base
+from entropic.pipeline.cache import Cache
 from entropic.pipeline.lookup import Lookup, locate
 from entropic.pipeline.publishing import own_name
 from entropic.pipeline.sources import Params
@@ -26,25 +26,16 @@ class Rows(Generic[R]):
     """Registers and deletes.
 
     Args:
-        identity: The model's rules.
-        ledger: The stored rows.
-        folder: The stored results.
-        threads: Where files are touched.
+        cache: What is registered and deleted in.
         lookup: Finds what is stored.
     """
 
     def __init__(
         self,
-        identity: Identity,
-        ledger: Ledger[R],
-        folder: ResultsFolder,
-        threads: Threads,
+        cache: Cache[R],
         lookup: Lookup[R],
     ) -> None:
-        self._identity = identity
-        self._ledger = ledger
-        self._folder = folder
-        self._threads = threads
+        self._cache = cache
         self._lookup = lookup
 
     async def register(
@@ -52,11 +43,13 @@ class Rows(Generic[R]):
     ) -> R:
         """Store a row for a result that was made elsewhere."""
         (parameters,) = await self._lookup.resolve([params])
-        published = await self._threads.run(_registered, os.fspath(result_file))
+        published = await self._cache.threads.run(_registered, os.fspath(result_file))
         (answer,) = await self._lookup.answer([parameters])
         parameters = answer.parameters
-        stored = await self._threads.run(self._identity.stored, parameters.values)
-        entry = await self._ledger.register(Finished(parameters, stored, 0, custom_data), published)
+        stored = await self._cache.threads.run(self._cache.identity.stored, parameters.values)
+        entry = await self._cache.ledger.register(
+            Finished(parameters, stored, 0, custom_data), published
+        )
         _logger.info("registered %s as %s", published.path, parameters.id)
         assert entry.record is not None
         return entry.record
@@ -73,7 +66,7 @@ class Rows(Generic[R]):
             id = answer.parameters.id
         removed: list[str] = []
         forget = functools.partial(self._forget, removed=removed if remove_file else None)
-        entry = await self._ledger.delete(checked_id(id), forget)
+        entry = await self._cache.ledger.delete(checked_id(id), forget)
         if entry is not None:
             _logger.info("deleted the row of %s", id)
         for path in removed:
@@ -91,19 +84,19 @@ class Rows(Generic[R]):
             removed: Takes the path of the result, if that is to be removed and was there.
         """
         assert entry.record is not None
-        name = own_name(self._folder, entry.record.id, entry)
+        name = own_name(self._cache.folder, entry.record.id, entry)
         if removed is not None:
-            path = await self._threads.run(self._remove_result, entry.record.id, name, entry)
+            path = await self._cache.threads.run(self._remove_result, entry.record.id, name, entry)
             removed.extend([path] if path is not None else [])
             if entry.result.registered_path is None:
                 return Result()
-        return entry.result if name is None else Result(folder=self._folder.id, name=name)
+        return entry.result if name is None else Result(folder=self._cache.folder.id, name=name)
 
     def _remove_result(self, id: str, name: str | None, entry: Entry[R]) -> str | None:
         if name is None or entry.result.registered_path is not None:
             return self._remove_elsewhere(id, entry)
-        self._folder.remove(name, id, has_companions=bool(entry.result.companions))
-        return self._folder.spell(name)
+        self._cache.folder.remove(name, id, has_companions=bool(entry.result.companions))
+        return self._cache.folder.spell(name)
 
     def _remove_elsewhere(self, id: str, entry: Entry[R]) -> str | None:
         """Remove a registered result, or one of another folder; its path, if it was found."""
@@ -112,7 +105,7 @@ class Rows(Generic[R]):
             path: str | None = registered  # be it as large as it was, or not
         else:
             try:
-                path = locate(self._folder, id, entry)
+                path = locate(self._cache.folder, id, entry)
             except ResultsDirError:
                 return None  # the whole folder is gone, and the file with it
         if path is None:
@@ -122,7 +115,7 @@ class Rows(Generic[R]):
         else:
             folder, name = os.path.split(path)
             has_companions = bool(entry.result.companions)
-            ResultsFolder(folder, self._folder.suffix).remove(
+            ResultsFolder(folder, self._cache.folder.suffix).remove(
                 name, id, has_companions=has_companions
             )
         return path

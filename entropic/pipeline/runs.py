@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
-from entropic.artifacts import ResultsFolder, Stage
+from entropic.artifacts import Stage
 from entropic.errors import EntropicError, Failure, RowRefusedError
-from entropic.executors import Executor, Threads
-from entropic.identity import Identity, ParameterSet, is_heavy
+from entropic.executors import Executor
+from entropic.identity import ParameterSet, is_heavy
 from entropic.leases import Flight
-from entropic.ledger import Claim, Ledger, State
+from entropic.ledger import Claim, State
 from entropic.models import Base
+from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claims, is_newer
 from entropic.pipeline.failures import describe, may_pass
 from entropic.pipeline.publishing import Executed, Publisher
@@ -88,14 +89,10 @@ class Runs(Generic[R]):
 
     Args:
         runner: The user's function.
-        identity: The model's rules.
-        ledger: Where runs are stored.
-        folder: Where results are staged.
-        threads: Where files are touched.
+        cache: Where they are stored.
         claims: Of this store.
         publisher: Of this store.
         salvage: Of what earlier owners have left.
-        nonce: Tells this cache's staged runs from those of others on the same folder.
         owner: The store's name in its claims.
         checksum: Whether results get a digest.
     """
@@ -103,27 +100,19 @@ class Runs(Generic[R]):
     def __init__(
         self,
         runner: Runner,
-        identity: Identity,
-        ledger: Ledger[R],
-        folder: ResultsFolder,
-        threads: Threads,
+        cache: Cache[R],
         claims: Claims[R],
         publisher: Publisher[R],
         salvage: Salvage[R],
         *,
-        nonce: str,
         owner: str,
         checksum: bool,
     ) -> None:
         self._runner = runner
-        self._identity = identity
-        self._ledger = ledger
-        self._folder = folder
-        self._threads = threads
+        self._cache = cache
         self._claims = claims
         self._publisher = publisher
         self._salvage = salvage
-        self._nonce = nonce
         self._owner = owner
         self._checksum = checksum
         self._leftovers: set[asyncio.Task[None]] = set()
@@ -185,13 +174,15 @@ class Runs(Generic[R]):
             raise
         except Exception as error:
             # Not the runner's: the executor's, or the database's. The run has failed all the same.
-            await undisturbed(self._give_back(run, describe(self._identity, run.parameters, error)))
+            await undisturbed(
+                self._give_back(run, describe(self._cache.identity, run.parameters, error))
+            )
             raise
         if left is not None:
             landed = await undisturbed(self._store(run, left))
             return landed or await self._overtaken(flight, run)
         if outcome.error is not None:
-            about = describe(self._identity, run.parameters, outcome.error, outcome.traceback)
+            about = describe(self._cache.identity, run.parameters, outcome.error, outcome.traceback)
             # A result that was finished before the disk failed is left where it is.
             leave = self._settle if outcome.is_finished else self._give_back
             # A cancellation must not be lost on a run that would be tried again.
@@ -258,7 +249,7 @@ class Runs(Generic[R]):
             if isinstance(claim, State):
                 return claim
             run.claim = claim
-            run.stage = self._folder.stage(run.parameters.id, claim.token, self._nonce)
+            run.stage = self._cache.folder.stage(run.parameters.id, claim.token, self._cache.nonce)
             return None
 
         taking = asyncio.ensure_future(take())
@@ -268,7 +259,7 @@ class Runs(Generic[R]):
             await self._leave_in_order(run, taking)
             raise
         except Exception as error:
-            describe(self._identity, run.parameters, error)  # tells it which run it is about
+            describe(self._cache.identity, run.parameters, error)  # tells it which run it is about
             raise
 
     async def _execute(self, flight: Flight[Any], run: _Run) -> Outcome:
@@ -290,7 +281,7 @@ class Runs(Generic[R]):
     async def _off_loop(self, run: _Run, function: Callable[[_Run], T]) -> T:
         """In a thread where the parameters are large; here, where a hop would cost more."""
         if is_heavy(run.parameters.values):
-            return await self._threads.run(function, run)
+            return await self._cache.threads.run(function, run)
         return function(run)
 
     def _job(self, run: _Run) -> Job:
@@ -298,11 +289,11 @@ class Runs(Generic[R]):
             runner=self._runner,
             params=run.parameters.values,
             id=run.parameters.id,
-            cache=self._nonce,
+            cache=self._cache.nonce,
             stage=run.stage,
             token=run.claim.token,
             owner=self._owner,
-            values=self._identity.portable(run.parameters.values),
+            values=self._cache.identity.portable(run.parameters.values),
             custom_data=dict(run.options.custom_data),
             checksum=self._checksum,
             timeout=run.options.timeout,
@@ -324,7 +315,7 @@ class Runs(Generic[R]):
             return None
         # Undisturbed: once it has been taken over, it is this run's, and is stored.
         return await undisturbed(
-            self._threads.run(self._salvage.take_over, run.parameters, run.claim, run.stage)
+            self._cache.threads.run(self._salvage.take_over, run.parameters, run.claim, run.stage)
         )
 
     async def _store(self, run: _Run, finished: Executed) -> Landed[R] | Failure | None:
@@ -334,7 +325,7 @@ class Runs(Generic[R]):
                 raise entry
         except Exception as error:
             # The run is finished: what could not be published stays staged, with its sidecar.
-            await self._settle(run, describe(self._identity, run.parameters, error))
+            await self._settle(run, describe(self._cache.identity, run.parameters, error))
             if isinstance(error, RowRefusedError):  # which is nothing to the other runs
                 return _failure(run, error)
             raise
@@ -343,7 +334,7 @@ class Runs(Generic[R]):
             # Overtaken: by a run that was deleted meanwhile, or by one that is still under way.
             return None
         if entry.published == run.claim.token and entry.result.name is not None:
-            entry.record.__dict__["result_file"] = self._folder.given(entry.result.name)
+            entry.record.__dict__["result_file"] = self._cache.folder.given(entry.result.name)
         return Landed(entry.record, finished.outcome.elapsed_seconds)
 
     async def _overtaken(self, flight: Flight[Any], run: _Run) -> Landed[R] | None:
@@ -359,17 +350,17 @@ class Runs(Generic[R]):
             flight.is_elsewhere = False
         if state.published < run.claim.token:
             return None
-        entry = (await self._ledger.look_up([run.parameters.id]))[run.parameters.id]
+        entry = (await self._cache.ledger.look_up([run.parameters.id]))[run.parameters.id]
         if entry.record is None:
             return None
         if entry.result.name is not None:
-            entry.record.__dict__["result_file"] = self._folder.given(entry.result.name)
+            entry.record.__dict__["result_file"] = self._cache.folder.given(entry.result.name)
         return Landed(entry.record, None)
 
     async def _give_back(self, run: _Run, failure: dict[str, Any] | None = None) -> None:
         """Discard what was staged, and give the claim back; nothing to do where there is none."""
         if run.has_claim:
-            await self._threads.run(self._publisher.discard, [run.stage])
+            await self._cache.threads.run(self._publisher.discard, [run.stage])
             await self._settle(run, failure)
 
     async def _settle(self, run: _Run, failure: dict[str, Any] | None) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
-from entropic.artifacts import ResultsFolder, Sidecar, Stage
+from entropic.artifacts import Sidecar, Stage
 from entropic.errors import EntropicError
-from entropic.executors import Threads
-from entropic.identity import Identity, ParameterSet, is_computed, shortened
-from entropic.ledger import Claim, Ledger, State
+from entropic.identity import ParameterSet, is_computed, shortened
+from entropic.ledger import Claim, State
 from entropic.models import Base
+from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claims
 from entropic.pipeline.publishing import Executed, Publisher, own_name
 from entropic.recovery import Leftovers, Recovered, read_sealed, sort
@@ -33,44 +33,32 @@ class Salvage(Generic[R]):
     """Saves the finished runs of owners that are gone.
 
     Args:
-        identity: The model's rules.
-        ledger: Where runs are stored.
-        folder: Where they are staged.
-        threads: Where files are touched.
+        cache: Whose they are.
         claims: Of this store.
         publisher: Of this store.
-        nonce: Tells this cache's staged runs from those of others on the same folder.
         patience: Seconds after which an unfinished stage that nobody writes to is given up.
     """
 
     def __init__(
         self,
-        identity: Identity,
-        ledger: Ledger[R],
-        folder: ResultsFolder,
-        threads: Threads,
+        cache: Cache[R],
         claims: Claims[R],
         publisher: Publisher[R],
         *,
-        nonce: str,
         patience: float,
     ) -> None:
-        self._identity = identity
-        self._ledger = ledger
-        self._folder = folder
-        self._threads = threads
+        self._cache = cache
         self._claims = claims
         self._publisher = publisher
-        self._nonce = nonce
         self._patience = patience
 
     async def recover(self) -> Recovered:
         """Store what others have finished and left, discard what they have not; find strays."""
         published, discarded = await self._clear()
-        strays = await self._strays(await self._threads.run(self._folder.names))
+        strays = await self._strays(await self._cache.threads.run(self._cache.folder.names))
         if strays:  # what was just being published has its row by now
             strays = await self._strays(strays)
-        paths = tuple(self._folder.given(name) for name in strays)
+        paths = tuple(self._cache.folder.given(name) for name in strays)
         return Recovered(tuple(published), tuple(dict.fromkeys(discarded)), paths)
 
     async def tidy(self) -> None:
@@ -84,13 +72,15 @@ class Salvage(Generic[R]):
         """Make the last finished stage of the earlier owners this owner's; in a thread."""
         oldest = max(claim.published, claim.token - 1 - _MOST_LOOKED_AT)
         for token in range(claim.token - 1, oldest, -1):
-            theirs = self._folder.stage(parameters.id, token, self._nonce)
+            theirs = self._cache.folder.stage(parameters.id, token, self._cache.nonce)
             sidecar = read_sealed(theirs, parameters.id, token)
-            if sidecar is None or not self._folder.can_resume(theirs, sidecar.staged, sidecar.id):
+            if sidecar is None or not self._cache.folder.can_resume(
+                theirs, sidecar.staged, sidecar.id
+            ):
                 continue
             found = self._parameters(sidecar)
             is_same = found is not None and found.digest == parameters.digest
-            if is_same and self._folder.take_over(theirs, stage):
+            if is_same and self._cache.folder.take_over(theirs, stage):
                 outcome = Outcome(
                     sidecar.started_at,
                     sidecar.elapsed_seconds,
@@ -117,17 +107,17 @@ class Salvage(Generic[R]):
             ResultsDirError: The results folder cannot be read.
             DatabaseError: The database failed.
         """
-        staged = await self._threads.run(self._folder.staged, self._nonce)
+        staged = await self._cache.threads.run(self._cache.folder.staged, self._cache.nonce)
         if not staged:
             return [], []
         ids = sorted({id for id, _, _ in staged})
         states: dict[str, State] = {}
         for start in range(0, len(ids), BATCH):
-            states |= await self._ledger.states(ids[start : start + BATCH])
-        left: Leftovers = await self._threads.run(
-            sort, staged, states, self._folder, self._patience
+            states |= await self._cache.ledger.states(ids[start : start + BATCH])
+        left: Leftovers = await self._cache.threads.run(
+            sort, staged, states, self._cache.folder, self._patience
         )
-        await self._threads.run(self._publisher.discard, [stage for _, stage in left.useless])
+        await self._cache.threads.run(self._publisher.discard, [stage for _, stage in left.useless])
         for id, stage in left.useless:
             _logger.info("discarded what was staged of %s (%s)", id, stage.folder)
         await self._claims.give_back([(id, token, None) for id, token in left.held])
@@ -146,7 +136,7 @@ class Salvage(Generic[R]):
             found = (self._recoverable(by_id[id], claim) for id, claim in claims.items())
             return [run for run in found if run is not None]
 
-        runs = await self._threads.run(take_over)
+        runs = await self._cache.threads.run(take_over)
         stored = []
         back = claims.keys() - {run.parameters.id for run in runs}
         for run, answer in zip(runs, await self._publisher.store(runs), strict=True):
@@ -164,17 +154,17 @@ class Salvage(Generic[R]):
         parameters = self._parameters(sidecar)
         if parameters is None:
             return None
-        stage = self._folder.stage(sidecar.id, claim.token, self._nonce)
+        stage = self._cache.folder.stage(sidecar.id, claim.token, self._cache.nonce)
         return self.take_over(parameters, claim, stage)
 
     def _parameters(self, sidecar: Sidecar) -> ParameterSet | None:
         """What was run; ``None`` where a sidecar cannot be right, or the model has changed."""
         try:
-            found = self._identity.resolve(sidecar.values)
+            found = self._cache.identity.resolve(sidecar.values)
             if sidecar.id in (found.id, found.id_2x):
                 return replace(found, id=sidecar.id)
             if not is_computed(sidecar.id):  # the caller's own
-                return self._identity.resolve({**sidecar.values, "id": sidecar.id})
+                return self._cache.identity.resolve({**sidecar.values, "id": sidecar.id})
             why: object = f"its id is not that of {shortened(sidecar.values)}"
         except EntropicError as error:
             why = error
@@ -183,15 +173,19 @@ class Salvage(Generic[R]):
 
     async def _strays(self, names: Sequence[str]) -> list[str]:
         """Those names in the results folder that no row knows."""
-        registered = await self._ledger.registered()
+        registered = await self._cache.ledger.registered()
         strays = []
         for start in range(0, len(names), BATCH):
             part = names[start : start + BATCH]
-            ids = {name: self._folder.ids(name) for name in part}
-            entries = await self._ledger.look_up([id for of_name in ids.values() for id in of_name])
+            ids = {name: self._cache.folder.ids(name) for name in part}
+            entries = await self._cache.ledger.look_up(
+                [id for of_name in ids.values() for id in of_name]
+            )
             for name in part:
                 stored = [id for id in ids[name] if entries[id].record is not None]
-                is_known = any(own_name(self._folder, id, entries[id]) == name for id in stored)
-                if not is_known and os.path.join(self._folder.path, name) not in registered:
+                is_known = any(
+                    own_name(self._cache.folder, id, entries[id]) == name for id in stored
+                )
+                if not is_known and os.path.join(self._cache.folder.path, name) not in registered:
                     strays.append(name)
         return strays
