@@ -9,11 +9,14 @@ import asyncio
 import contextvars
 import copy
 import inspect
+import math
+import os
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -57,6 +60,8 @@ class Job:
         custom_data: What goes to the row.
         checksum: Whether to compute the result's digest.
         timeout: Seconds after which the executor stops the runner; ``None`` for never.
+        patience: Seconds without a sign of life after which others give the run up, once its
+            store is gone.
         chain: The runs that asked for this one, outermost first.
     """
 
@@ -71,6 +76,7 @@ class Job:
     values: dict[str, Any] = field(default_factory=dict)
     custom_data: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
+    patience: float = math.inf
     chain: tuple[tuple[str, str], ...] = ()
 
 
@@ -193,6 +199,34 @@ def run_anywhere(job: Job) -> Outcome:
     if is_async(job.runner):
         return asyncio.run(run_job_async(job))
     return run_job(job)
+
+
+def run_without_store(job: Job) -> Outcome:
+    """Run a job in a worker that may outlive its store, and have it found at work all the time."""
+    with showing_life(job):
+        return run_anywhere(job)
+
+
+@contextmanager
+def showing_life(job: Job) -> Iterator[None]:
+    """Touch the stage four times in the time of its job's patience, for as long as this lasts.
+
+    A runner may compute for hours before it writes, and the store that recovers what others have
+    left cannot ask a cluster that it does not know.
+    """
+    has_ended = threading.Event()
+
+    def touch() -> None:
+        while not has_ended.wait(min(job.patience / 4, threading.TIMEOUT_MAX)):
+            with suppress(OSError):  # not made yet, or gone: what that means, the run will say
+                os.utime(job.stage.folder)
+
+    if math.isfinite(job.patience):
+        threading.Thread(target=touch, name=f"entropic {job.id}", daemon=True).start()
+    try:
+        yield
+    finally:
+        has_ended.set()
 
 
 def too_late(timeout: float) -> RunTimeoutError:

@@ -15,6 +15,7 @@ import pytest
 
 from entropic import (
     AsyncStore,
+    Recovered,
     RunError,
     RunTimeoutError,
     SettingsError,
@@ -23,6 +24,7 @@ from entropic import (
     WorkerDiedError,
 )
 from entropic.executors.dask import Dask, DaskExecutor
+from tests import scripts
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
 # Workers that are killed leave their sockets to the garbage collector, in Dask's own code.
@@ -500,3 +502,44 @@ def test_a_runners_failure_reaches_the_caller(client: Any, make_store: Callable[
     assert any("'n': 1" in note for note in caught.value.__notes__)
     with contextlib.closing(sqlite3.connect("runs.sqlite3")) as connection:
         assert connection.execute("SELECT state FROM entropic_runs").fetchall() == [("failed",)]
+
+
+SLOW = """\
+from distributed import Client
+
+def slow(params):
+    Path("begun").touch()
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    simulate(params)
+
+with Client(ADDRESS) as client:
+    make(slow, lease_ttl=TTL, TIMEOUT).sweep([{"n": 1}], client)
+"""
+
+
+@pytest.mark.parametrize("timeout", ["", "timeout=60"])
+def test_a_run_that_outlives_its_store_is_waited_for_and_stored(timeout: str) -> None:
+    """However long its runner computes before it writes anything."""
+    ttl = 1.0
+    source = "from pathlib import Path\n" + SLOW.replace("TIMEOUT", timeout)
+    with start_cluster(n_workers=1, processes=False, protocol="tcp://") as cluster:
+        settings = scripts.arguments(ADDRESS=cluster.scheduler_address, TTL=ttl)
+        with scripts.script(settings + source) as script:
+            scripts.wait_for(Path("begun").exists)
+            script.process.kill()
+            script.ended()
+        killed = time.time()
+        (stage,) = Path("results/.entropic/staging").iterdir()
+        scripts.wait_for(lambda: stage.stat().st_mtime > killed + ttl)
+        with Store(
+            simulate, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3", lease_ttl=ttl
+        ) as store:
+            assert store.recover() == Recovered()
+            Path("go on").touch()
+            scripts.wait_for((stage / ".sidecar.json").exists)
+            (id,) = store.recover().published
+            record = store.retrieve({"n": 1})
+    assert record is not None
+    assert record.id == id
+    assert calls() == 1

@@ -308,8 +308,9 @@ def _run_once(job: Job) -> Outcome:
     if is_limited and not worker.is_async(job.runner):
         from entropic.executors.processes import run_in_child
 
-        return run_in_child(job)
-    return worker.run_anywhere(job)
+        with worker.showing_life(job):
+            return run_in_child(job)
+    return worker.run_without_store(job)
 
 
 def _finished(job: Job) -> Outcome | None:

@@ -98,7 +98,7 @@ def opened(answer: Any) -> Outcome:
     return outcome
 
 
-def open_and_run(content: bytes, run: Any = worker.run_anywhere) -> Outcome:
+def open_and_run(content: bytes, run: Any = worker.run_without_store) -> Outcome:
     """Run the job that arrived as bytes; one that cannot be opened has failed."""
     try:
         job = pickle.loads(content)  # noqa: S301  from a store that the user runs

@@ -93,7 +93,7 @@ class Pipeline(Generic[R]):
             claims,
             publisher,
             self._salvage,
-            owner=claimant.owner,
+            claimant=claimant,
             checksum=checksum,
         )
 

@@ -20,7 +20,7 @@ from entropic.leases import Flight
 from entropic.ledger import Claim, State
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
-from entropic.pipeline.claims import Claims, is_newer
+from entropic.pipeline.claims import Claimant, Claims, is_newer
 from entropic.pipeline.failures import describe, may_pass
 from entropic.pipeline.publishing import Executed, Publisher
 from entropic.pipeline.salvage import Salvage
@@ -93,7 +93,7 @@ class Runs(Generic[R]):
         claims: Of this store.
         publisher: Of this store.
         salvage: Of what earlier owners have left.
-        owner: The store's name in its claims.
+        claimant: How this store claims runs.
         checksum: Whether results get a digest.
     """
 
@@ -105,7 +105,7 @@ class Runs(Generic[R]):
         publisher: Publisher[R],
         salvage: Salvage[R],
         *,
-        owner: str,
+        claimant: Claimant,
         checksum: bool,
     ) -> None:
         self._runner = runner
@@ -113,7 +113,8 @@ class Runs(Generic[R]):
         self._claims = claims
         self._publisher = publisher
         self._salvage = salvage
-        self._owner = owner
+        self._owner = claimant.owner
+        self._patience = claimant.ttl
         self._checksum = checksum
         self._leftovers: set[asyncio.Task[None]] = set()
 
@@ -297,6 +298,7 @@ class Runs(Generic[R]):
             custom_data=dict(run.options.custom_data),
             checksum=self._checksum,
             timeout=run.options.timeout,
+            patience=self._patience,
             chain=running.get(),
         )
 
