@@ -38,10 +38,14 @@ def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # First: xdist reads the groups in the same hook.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a page in one process; let it start a Dask cluster while another has its port."""
+    """Keep the pages in one process: their blocks follow each other, and use one port for Dask.
+
+    A cluster that finds the port of its dashboard taken leaves a socket to the garbage collector,
+    which then tells of it in any later test.
+    """
     for item in items:
         if isinstance(item, SybilItem):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+            item.add_marker(pytest.mark.xdist_group("pages"))
             item.add_marker(pytest.mark.filterwarnings("ignore:Port [0-9]+ is already in use"))
 
 

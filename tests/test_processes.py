@@ -76,6 +76,23 @@ def test_runs_are_in_other_processes_and_those_are_kept(store_of: Any) -> None:
     assert not any(psutil.pid_exists(pid) for pid in pids())
 
 
+def test_a_worker_follows_the_working_directory(
+    store_of: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner's relative paths lead where they lead in the store's process, at each run anew."""
+
+    def read(params: dict[str, Any]) -> None:
+        Path(params["result_file"]).write_text(Path("input").read_text())
+        os.chdir("/")
+
+    store = store_of(read, max_workers=1)
+    for n, name in enumerate(("one", "two")):
+        (folder / name).mkdir()
+        (folder / name / "input").write_text(name)
+        monkeypatch.chdir(folder / name)
+        assert Path(store.run_or_retrieve({"n": n}).result_file).read_text() == name
+
+
 def test_no_process_is_started_for_hits(store_of: Any) -> None:
     """They are started when there is work."""
     store = store_of()

@@ -441,6 +441,7 @@ def test_sweeps_of_any_other_shape_are_plain_iterables(
 
 
 @busy_port_is_fine
+@pytest.mark.xdist_group("pages")  # they start clusters on that port, too
 def test_a_sweep_runs_on_the_workers_of_a_dask_client(
     two_axes: Page, completed: Callable[[], list[str]]
 ) -> None:

