@@ -4,7 +4,6 @@ It decides, and changes nothing: the pipeline publishes what is finished, as it 
 and discards the rest. What a live owner stages is never anybody else's business.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -63,7 +62,7 @@ def sort(
             taken to be at work in it: a worker may outlive the store that it works for.
 
     Raises:
-        OSError: The folder cannot be read.
+        ResultsDirError: The folder cannot be read.
     """
     left = Leftovers()
     for id, token, stage in staged:
@@ -76,7 +75,7 @@ def sort(
             left.finished[id] = sidecar
             left.dead.update({state.owner} if state.owner is not None else ())
         elif _is_useless(stage, sidecar, state, token) and (
-            sidecar is not None or time.time() - folder.last_written(stage) > patience
+            sidecar is not None or folder.idle_seconds(stage) > patience
         ):
             left.useless.append((id, stage))
             if state.owner is not None and token == state.token:

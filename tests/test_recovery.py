@@ -240,6 +240,23 @@ def test_an_unfinished_run_is_discarded_when_nobody_has_written_to_it_for_long(
     check_whole()
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_wrong_discards_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """How long nobody has written to a stage is told by the file system's clock alone."""
+    crash("kill", "before the sidecar")
+    right = time.time
+    with make() as store, monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: right() + 3600 * hours)
+        assert store.recover() == Recovered()
+        (stage,) = STAGING.iterdir()
+        old = right() - 61
+        for path in [*stage.iterdir(), stage]:
+            os.utime(path, (old, old))
+        assert len(store.recover().discarded) == 1
+
+
 def test_a_file_that_no_row_knows_is_reported_and_left(folder: Path) -> None:
     """Not one that was registered, nor one that has another ending."""
     with make() as store:

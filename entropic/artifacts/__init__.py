@@ -13,6 +13,7 @@ import errno
 import itertools
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Final
 
@@ -222,14 +223,23 @@ class ResultsFolder:
             raise self._unusable(error) from error
         return sorted(found, key=lambda stage: stage[:2])
 
-    def last_written(self, stage: Stage) -> float:
-        """When anything was last written to a stage, in seconds since 1970."""
+    def idle_seconds(self, stage: Stage) -> float:
+        """How long ago anything was last written to a stage, by the file system's own clock.
+
+        Raises:
+            ResultsDirError: The file system refused.
+        """
         latest = 0.0
         for folder, _, names in os.walk(stage.folder):
             for path in (folder, *(os.path.join(folder, name) for name in names)):
                 with contextlib.suppress(FileNotFoundError):
                     latest = max(latest, os.lstat(path).st_mtime)
-        return latest
+        try:
+            # A file server's clock, or another machine's, may differ from that of this one.
+            with tempfile.TemporaryFile(dir=self._staging) as probe:
+                return os.fstat(probe.fileno()).st_mtime - latest
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def take_over(self, source: Stage, target: Stage) -> bool:
         """Make another owner's stage one's own; whether it was still there.
