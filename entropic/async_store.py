@@ -540,7 +540,7 @@ class AsyncStore(Generic[R]):
 
     def _claimant(self, database: Database, model: str) -> Claimant:
         owner, ttl = new_owner(), self._lease_ttl
-        if database.dialect.shares_connection:  # nobody else sees it
+        if database.dialect.is_private:  # nobody else sees it
             return Claimant(owner, math.inf, None)
 
         async def renewed(ids: Sequence[str]) -> None:

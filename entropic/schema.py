@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn
 
-from entropic.database import Database, Dialect, Transaction
+from entropic.database import Begin, Database, Dialect, Transaction
 from entropic.errors import SchemaError
 from entropic.identity import Identity
 from entropic.models import Base, ExactDecimal, columns_table, models_table
@@ -87,7 +87,7 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
             lambda connection: _settle(connection, database.dialect, table, model_identity)
         )
 
-    await database.write(settle)
+    await database.write(settle, Begin.TABLES)
     # By the connection that reads: as long as it has not seen the new tables, and a lock keeps it
     # from looking, SQLite says that there is no such table, and not that it is busy.
     return _opened(await look(), model, table)

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import aiosqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from entropic.database.dialect import Begin, Fault, Reader, Session
 from entropic.errors import DatabaseBusyError, DatabaseError, RowRefusedError, SettingsError
 
 # A short busy timeout, with retries from the loop: a long one would block a cancellation.
@@ -33,33 +34,96 @@ _DRIVER_OPTIONS: Final = frozenset(
 )
 
 
+class SQLiteSession:
+    """One connection, whose statements are executed one after another in a thread of its own."""
+
+    waits_for_locks = False  # but at the beginning, and at the commit
+
+    def __init__(self, connection: AsyncConnection, driver: Any) -> None:
+        self.connection = connection
+        self._driver = driver
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether SQLAlchemy has not closed it."""
+        return not (self.connection.closed or self.connection.invalidated)
+
+    async def fetch(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """Run a statement; its rows."""
+        return await self._driver.execute_fetchall(sql, values)
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each row of values."""
+        cursor = await self._driver.executemany(sql, rows)
+        await cursor.close()
+
+    async def begin(self, kind: Begin) -> None:
+        """Begin a transaction, with the lock that it needs."""
+        await self.fetch(_BEGIN[kind])
+
+    async def commit(self, told: str | None) -> None:
+        """Commit it; nobody listens."""
+        await self.fetch("COMMIT")
+        if self.connection.in_transaction():  # SQLAlchemy's own idea of it, after run_sync
+            await self.connection.rollback()
+
+    async def roll_back(self) -> None:
+        """Undo what is not committed.
+
+        The driver is told at once, whoever is cancelled meanwhile, and does it after everything
+        that it was told before: it also undoes a statement whose end nobody has waited for. After
+        a commit it does nothing.
+        """
+        if not self.connection.invalidated:  # by SQLAlchemy, which has closed it then
+            await self._driver.rollback()
+        if self.connection.in_transaction():
+            await self.connection.rollback()
+
+    async def outcome_key(self) -> None:
+        """A commit of a file has an outcome at once."""
+
+    async def has_committed(self, key: Any) -> None:
+        """The same."""
+
+    async def listen(self, told: Callable[[str], None], lost: Callable[[], None]) -> bool:
+        """SQLite tells nobody of anything."""
+        return False
+
+
+# Transactions are begun by hand: the driver's own BEGIN is deferred, and a read-then-write in one
+# loses updates or fails at once. With a rollback journal a commit waits for readers; EXCLUSIVE
+# waits for them beforehand.
+_BEGIN: Final = {
+    Begin.READING: "BEGIN",
+    Begin.WRITING: "BEGIN IMMEDIATE",
+    Begin.PUBLISHING: "BEGIN EXCLUSIVE",
+    Begin.TABLES: "BEGIN IMMEDIATE",
+}
+
+
 class SQLite:
-    """What is special about SQLite.
+    """What is special about SQLite."""
 
-    Attributes:
-        shares_connection: Whether there can only be one connection: a database in memory.
-    """
-
-    begin: Final = "BEGIN IMMEDIATE"
-    # With a rollback journal, a commit waits for readers; this waits for them beforehand.
-    begin_alone: Final = "BEGIN EXCLUSIVE"
-    begin_reading: Final = "BEGIN"
+    readers = 1
     # unixepoch('subsec') is of 3.42.
-    now: Final[sa.ColumnElement[float]] = sa.literal_column(
+    now: sa.ColumnElement[float] = sa.literal_column(
         "((julianday('now') - 2440587.5) * 86400.0)", sa.Double()
     )
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url
-        self.shares_connection = _is_in_memory(url)
+        self.is_private = _is_in_memory(url)
+        # Of a database in memory there can only be one connection.
+        self.writers = 0 if self.is_private else 1
 
-    def engine(self) -> AsyncEngine:
-        """An engine whose connections begin no transaction by themselves."""
+    def engine(self, lock_timeout: float) -> AsyncEngine:
+        """An engine whose connections begin no transaction by themselves.
+
+        They wait for a lock only for a moment: ``Database`` tries again, and can be cancelled.
+        """
         engine = create_async_engine(
             self.url,
             hide_parameters=True,
-            # Transactions are begun by hand: the driver's own BEGIN is deferred, and a
-            # read-then-write in one loses updates or fails at once.
             connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "isolation_level": None},
         )
         preparer = engine.dialect.identifier_preparer
@@ -75,10 +139,19 @@ class SQLite:
         (path,), options = aiosqlite.dialect().create_connect_args(self.url)
         sqlite3.connect(path, uri=bool(options.get("uri"))).close()
 
-    async def prepare(self, driver: Any, is_new: bool) -> None:
+    async def session(self, connection: AsyncConnection) -> SQLiteSession:
+        """The session of a new connection."""
+        return SQLiteSession(connection, (await connection.get_raw_connection()).driver_connection)
+
+    async def prepare(self, session: Session, is_new: bool) -> None:
         """Set a new database up; an existing one keeps its journal mode."""
-        if is_new and wal_is_safe(sqlite3.sqlite_version_info) and not self.shares_connection:
-            await driver.execute_fetchall("PRAGMA journal_mode = WAL")
+        if is_new and wal_is_safe(sqlite3.sqlite_version_info) and not self.is_private:
+            await session.fetch("PRAGMA journal_mode = WAL", ())
+
+    @staticmethod
+    def reader(kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
+        """How a column of a type is read: as the type says."""
+        return kind.dialect_impl(compiler).result_processor(compiler, None)
 
     @staticmethod
     def keys(name: str) -> sa.TableValuedAlias:
@@ -112,14 +185,12 @@ class SQLite:
         return json.dumps(keys)
 
     @staticmethod
-    def is_error(error: BaseException) -> bool:
-        """Whether the driver raised it."""
-        return isinstance(error, sqlite3.Error | DBAPIError)
-
-    @staticmethod
-    def is_busy(error: BaseException) -> bool:
-        """Whether someone else holds the lock, so that trying again later may work."""
-        return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    def fault(error: BaseException) -> Fault | None:
+        """What an error means; ``None`` for one that is not the driver's."""
+        if not isinstance(error, sqlite3.Error | DBAPIError):
+            return None
+        is_locked = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        return Fault.LOCKED if is_locked else Fault.FINAL
 
     def translate(self, error: BaseException) -> DatabaseError:
         """An error of the driver, as one that says what to do."""

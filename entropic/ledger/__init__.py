@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import anyio.to_thread
 import sqlalchemy as sa
 
-from entropic.database import Database, Transaction
+from entropic.database import Begin, Database, Transaction
 from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError
 from entropic.identity import Identity, ParameterSet, is_heavy
 from entropic.ledger.statements import RESULT_COLUMNS, Statements, renewal
@@ -259,7 +259,7 @@ class Ledger(Generic[R]):
             done |= await self._store(transaction, stored, before)
             return done
 
-        return await self._database.write(work, alone=True)
+        return await self._database.write(work, Begin.PUBLISHING)
 
     async def register(self, run: Finished, published: Published) -> Entry[R]:
         """Store a row for a result that was made elsewhere; it replaces the one that was there.
@@ -364,7 +364,7 @@ class Ledger(Generic[R]):
             )
             return entry
 
-        return await self._database.write(work, alone=True)
+        return await self._database.write(work, Begin.PUBLISHING)
 
     def conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
         """The error to raise where an id holds other parameters than those asked for."""

@@ -1,0 +1,90 @@
+"""Statements in SQLAlchemy's Core, compiled once, and run on the driver's own connection.
+
+SQLAlchemy's async execute takes four hops, the driver's one. What that leaves to do, types do:
+values are converted on their way there, and rows on their way back.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import anyio.to_thread
+import sqlalchemy as sa
+
+from entropic.database.dialect import Dialect
+from entropic.errors import SchemaError
+
+# Texts of some rows that take longer to read, as JSON, than a loop may be held up.
+_LARGE_TEXT: Final = 128 * 1024
+
+
+class Statement:
+    """A statement compiled once for a dialect, with the conversions of its types.
+
+    Args:
+        element: The statement.
+        compiler: SQLAlchemy's dialect, as its engine has set it up.
+        dialect: Knows what the driver returns.
+    """
+
+    def __init__(
+        self, element: sa.sql.ClauseElement, compiler: sa.Dialect, dialect: Dialect
+    ) -> None:
+        compiled = element.compile(dialect=compiler)
+        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
+        self.sql = compiled.string
+        self._constants = compiled.params
+        self._binds = [
+            (name, compiled.binds[name].type.dialect_impl(compiler).bind_processor(compiler))
+            for name in compiled.positiontup or ()
+        ]
+        returned: Any = getattr(element, "selected_columns", None)
+        if returned is None:
+            returned = getattr(element, "exported_columns", None) or ()
+        self._names = [str(column) for column in returned]
+        self._results = [dialect.reader(column.type, compiler) for column in returned]
+
+    def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The values in the statement's order, as the driver takes them."""
+        given = {**self._constants, **values}
+        return tuple(
+            given[name] if process is None else process(given[name])
+            for name, process in self._binds
+        )
+
+    async def typed(self, fetched: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """Fetched rows as their columns type them, off the loop where that takes long.
+
+        Raises:
+            SchemaError: A column's type cannot read what is stored; names column, row and value.
+        """
+        rows = list(fetched)
+        # Large texts are JSON, most likely.
+        if sum(len(value) for row in rows for value in row if isinstance(value, str)) > _LARGE_TEXT:
+            return await anyio.to_thread.run_sync(self._rows, rows)
+        return self._rows(rows)
+
+    def _rows(self, fetched: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        try:
+            return [
+                tuple(
+                    value if process is None else process(value)
+                    for value, process in zip(row, self._results, strict=True)
+                )
+                for row in fetched
+            ]
+        except Exception as error:  # whatever a type of SQLAlchemy's, or of the user's own, raises
+            raise self._unreadable(fetched, error) from error
+
+    def _unreadable(self, fetched: Iterable[Sequence[Any]], error: Exception) -> SchemaError:
+        for row in fetched:
+            for name, value, process in zip(self._names, row, self._results, strict=True):
+                try:
+                    if process is not None:
+                        process(value)
+                except Exception as reason:
+                    shown = repr(value) if len(repr(value)) <= 120 else f"{repr(value)[:117]}..."
+                    return SchemaError(
+                        f"{name} holds {shown} in the row of {row[0]!r}, which the model cannot"
+                        f" read ({reason}): change the model back, or mend the row"
+                    )
+        return SchemaError(f"a row cannot be read: {error}")
