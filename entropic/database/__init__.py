@@ -5,10 +5,12 @@ What differs between databases is in one file each; which statements there are i
 """
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 import anyio.to_thread
 import sqlalchemy as sa
@@ -17,11 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from entropic._shield import to_the_end, undisturbed
 from entropic.database.dialect import Begin, Dialect, Fault, Session
 from entropic.database.sessions import Sessions
-from entropic.database.sqlite import SQLite
 from entropic.database.statement import Statement
 from entropic.database.transaction import Transaction
 from entropic.database.urls import async_url, masked
-from entropic.errors import StoreClosedError
+from entropic.errors import DatabaseError, StoreClosedError
 
 __all__ = ["Begin", "Database", "Dialect", "Statement", "Transaction"]
 
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 _FIRST_DELAY: Final = 0.002
 _LONGEST_DELAY: Final = 0.25
+
+# For a lost connection to be made anew: a server that is started again takes about a second.
+_BACK_SECONDS: Final = 5.0
 
 
 class Database:
@@ -51,7 +55,7 @@ class Database:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.url = async_url(db_url)
-        self.dialect: Dialect = SQLite(self.url)
+        self.dialect: Dialect = _dialect(self.url)
         self._lock_timeout = lock_timeout
         self._jitter = jitter
         self._engine: AsyncEngine | None = None
@@ -126,16 +130,22 @@ class Database:
         self,
         work: Callable[[Transaction], Awaitable[T]],
         begin: Begin = Begin.WRITING,
+        *,
+        undo: Callable[[], Awaitable[object]] | None = None,
+        tell: str | None = None,
     ) -> T:
         """Run ``work`` in a write transaction and commit it.
 
         The transaction has a task of its own which always runs to its end; only while it waits
-        for somebody else, at its beginning or at its commit, does a cancellation stop it, and
-        then it is rolled back. So a cancelled call never leaves a lock behind.
+        for somebody else does a cancellation stop it, and then it is rolled back. So a cancelled
+        call never leaves a lock behind.
 
         Args:
-            work: What to do in the transaction.
+            work: What to do in the transaction; called anew where the database has undone it for
+                somebody else's sake, or the connection was lost.
             begin: Which kind of transaction.
+            undo: Undoes what ``work`` has done elsewhere, when nothing of it will be committed.
+            tell: What to tell whoever listens, once it is committed.
 
         Raises:
             DatabaseBusyError: The database stayed locked for ``lock_timeout`` seconds.
@@ -145,7 +155,12 @@ class Database:
         """
         async with self._writers.turn:
             left = asyncio.Event()
-            return await to_the_end(self._transact(work, begin, left), left)
+            written = self._written(_Writing(work, begin, undo, tell, left))
+            try:
+                return await to_the_end(written, left)
+            except Exception as error:
+                self._translate(error)
+                raise
 
     async def _open(self) -> None:
         self._engine = self.dialect.engine(self._lock_timeout)
@@ -185,50 +200,125 @@ class Database:
                 finally:
                     sessions.give_back(session)
 
-        return await self._retrying(attempt)
-
-    async def _transact(
-        self, work: Callable[[Transaction], Awaitable[T]], begin: Begin, left: asyncio.Event
-    ) -> T:
-        self._opened  # noqa: B018  it raises
-        session = await self._writers.take()
         try:
-            await self._retrying(lambda: session.begin(begin), left)
-            result = await work(Transaction(session, left))
-            await self._retrying(lambda: session.commit(None), left)
-        except BaseException as error:
-            # Even a task that is cancelled with its whole loop must leave no lock behind.
-            await session.roll_back()
+            return await self._retrying(attempt, Fault.LOCKED, Fault.ABORTED, Fault.LOST)
+        except Exception as error:
             self._translate(error)
+            raise
+
+    async def _written(self, writing: "_Writing[T]") -> T:
+        self._opened  # noqa: B018  it raises
+        return await self._retrying(
+            lambda: self._transact(writing), Fault.ABORTED, Fault.LOST, left=writing.left
+        )
+
+    async def _transact(self, writing: "_Writing[T]") -> T:
+        async def patiently(attempt: Callable[[], Awaitable[Any]]) -> Any:
+            return await self._retrying(attempt, Fault.LOCKED, left=writing.left)
+
+        session = await patiently(self._writers.take)
+        outcome: bool | None = False
+        try:
+            await patiently(lambda: session.begin(writing.begin))
+            result = await writing.work(Transaction(session, writing.left))
+            key = await session.outcome_key()
+            outcome = None
+            try:
+                await patiently(lambda: session.commit(writing.tell))
+            except Exception as error:
+                outcome = await self._outcome(key, error)
+                if not outcome:
+                    raise
+        except BaseException as error:
+            try:
+                if writing.undo is not None and outcome is not None:
+                    await writing.undo()
+            finally:
+                # Even a task that is cancelled with its whole loop must leave no lock behind.
+                await session.roll_back()
+            if outcome is None and self.dialect.fault(error) is Fault.LOST:
+                raise self._unknown(error) from error
             raise
         finally:
             self._writers.give_back(session)
         return result
 
+    async def _outcome(self, key: Any, error: Exception) -> bool | None:
+        """Whether a transaction was committed that met an error as it was told to be.
+
+        Only where the connection was lost can that be so; ``None`` where nobody knows.
+        """
+        if self.dialect.fault(error) is not Fault.LOST:
+            return False
+        with contextlib.suppress(Exception):  # the server does not come back
+            return await self._reading(self._readers, lambda session: session.has_committed(key))
+        return None
+
     async def _retrying(
-        self, attempt: Callable[[], Awaitable[T]], left: asyncio.Event | None = None
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        *faults: Fault,
+        left: asyncio.Event | None = None,
     ) -> T:
-        """Try until the lock is free; ``left`` set means that nobody waits any more."""
+        """Try until it works, or fails for good; ``left`` set means that nobody waits any more.
+
+        What others have locked is waited for until the deadline; a connection that was lost is
+        made anew, as long as a server takes to start again.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._lock_timeout
+        lost: float | None = None
         delay = _FIRST_DELAY
         while True:
             try:
                 return await attempt()
             except BaseException as error:
                 fault = self.dialect.fault(error)
-                if fault is not Fault.LOCKED or loop.time() >= deadline:
-                    self._translate(error)
+                if fault is Fault.LOST and lost is None:
+                    lost = loop.time()
+                until = (
+                    deadline if fault is not Fault.LOST or lost is None else lost + _BACK_SECONDS
+                )
+                if fault not in faults or loop.time() >= until:
                     raise
             if left is not None and left.is_set():
                 raise asyncio.CancelledError
             await asyncio.sleep(delay * (0.5 + self._jitter()))
             delay = min(1.5 * delay, _LONGEST_DELAY)
 
+    @staticmethod
+    def _unknown(error: BaseException) -> DatabaseError:
+        return DatabaseError(
+            "the connection to the database was lost in the middle of a commit, and the server"
+            f" could not be asked what became of it ({error}); ask again: what was stored is found"
+        )
+
     def _translate(self, error: BaseException) -> None:
         """Raise an error of the driver as one that says what to do."""
         if self.dialect.fault(error) is not None:
             raise self.dialect.translate(error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing(Generic[T]):
+    """What is to be written, and how; see ``Database.write``."""
+
+    work: Callable[[Transaction], Awaitable[T]]
+    begin: Begin
+    undo: Callable[[], Awaitable[object]] | None
+    tell: str | None
+    left: asyncio.Event
+
+
+def _dialect(url: sa.URL) -> Dialect:
+    """The one of a URL; no other is imported."""
+    if url.get_backend_name() == "sqlite":
+        from entropic.database.sqlite import SQLite
+
+        return SQLite(url)
+    from entropic.database.postgresql import PostgreSQL
+
+    return PostgreSQL(url)
 
 
 def _keep_connection(context: sa.ExceptionContext) -> None:

@@ -8,7 +8,6 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
-from entropic.database.sqlite import settled
 from entropic.errors import SettingsError
 
 _DRIVERS: Final = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "postgres": "asyncpg"}
@@ -33,7 +32,8 @@ def async_url(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
     expected = _DRIVERS.get(database)
     if expected is None:
         raise SettingsError(
-            f"db_url names {database!r}, which entropic cannot use; use sqlite:///<path>"
+            f"db_url names {database!r}, which entropic cannot use; use sqlite:///<path> or"
+            " postgresql://<user>@<host>/<database>"
         )
     if driver not in ("", expected, "pysqlite", "psycopg2", "psycopg"):
         raise SettingsError(
@@ -44,9 +44,13 @@ def async_url(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
             f"db_url needs the driver {expected!r}, which is not installed:"
             f" pip install '{_EXTRAS[expected]}'"
         )
-    if database != "sqlite":
-        raise SettingsError("this version of entropic keeps its runs in SQLite: sqlite:///<path>")
-    return settled(url.set(drivername=f"{database}+{expected}"))
+    if database == "sqlite":
+        from entropic.database import sqlite
+
+        return sqlite.settled(url.set(drivername="sqlite+aiosqlite"))
+    from entropic.database import postgresql
+
+    return postgresql.settled(url.set(drivername="postgresql+asyncpg"))
 
 
 def masked(url: sa.URL) -> str:

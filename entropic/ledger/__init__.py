@@ -199,7 +199,9 @@ class Ledger(Generic[R]):
             DatabaseError: The database failed; nothing is claimed.
         """
         dialect = self._database.dialect
-        keys, dead = dialect.bind_keys(ids), dialect.bind_keys(gone)
+        # Sorted, here and wherever several rows are written: who takes their locks in one order
+        # waits for others, and never they for him, too.
+        keys, dead = dialect.bind_keys(sorted(ids)), dialect.bind_keys(gone)
 
         async def work(transaction: Transaction) -> dict[str, Claim]:
             rows = await transaction.fetch(
@@ -237,12 +239,15 @@ class Ledger(Generic[R]):
         Raises:
             DatabaseError: The database failed; no row is stored.
         """
+        ordered = sorted(runs, key=lambda run: run.parameters.id)
+        ids = [run.parameters.id for run in ordered]
 
         async def work(transaction: Transaction) -> dict[str, Entry[R] | EntropicError]:
-            before = await self._entries_in(transaction, [run.parameters.id for run in runs])
+            await self._hold(transaction, ids)
+            before = await self._entries_in(transaction, ids)
             done: dict[str, Entry[R] | EntropicError] = {}
             ready: list[tuple[RunT, Entry[R]]] = []
-            for run in runs:
+            for run in ordered:
                 entry = before[run.parameters.id]
                 if conflict := await self._conflict(run.parameters, entry):
                     done[run.parameters.id] = conflict
@@ -250,6 +255,7 @@ class Ledger(Generic[R]):
                     done[run.parameters.id] = entry
                 else:
                     ready.append((run, entry))
+            transaction.go_on()
             stored = []
             for (run, _), published in zip(ready, await publish(ready), strict=True):
                 if isinstance(published, EntropicError):
@@ -259,7 +265,7 @@ class Ledger(Generic[R]):
             done |= await self._store(transaction, stored, before)
             return done
 
-        return await self._database.write(work, Begin.PUBLISHING)
+        return await self._database.write(work, Begin.PUBLISHING, tell=self._model)
 
     async def register(self, run: Finished, published: Published) -> Entry[R]:
         """Store a row for a result that was made elsewhere; it replaces the one that was there.
@@ -271,10 +277,8 @@ class Ledger(Generic[R]):
         id = run.parameters.id
 
         async def work(transaction: Transaction) -> Entry[R]:
-            before = await self._entries_in(transaction, [id])
-            if conflict := await self._conflict(run.parameters, before[id]):
-                raise conflict
-            # A claim like any other, so that an older run that is still under way is fenced.
+            # A claim like any other, so that an older run that is still under way is fenced; and
+            # before anything is read, so that nobody else changes it any more.
             keys = self._database.dialect.bind_keys([id])
             ((_, token, _),) = await transaction.fetch(
                 self._statements.seize,
@@ -283,6 +287,9 @@ class Ledger(Generic[R]):
                 b_owner="register",
                 b_ttl=0.0,
             )
+            before = await self._entries_in(transaction, [id])
+            if conflict := await self._conflict(run.parameters, before[id]):
+                raise conflict
             # The name that an earlier run had in the folder stays the id's own.
             known = before[id].result
             result = replace(
@@ -294,7 +301,7 @@ class Ledger(Generic[R]):
             stored = [(replace(run, token=token), replace(published, result=result))]
             return (await self._store(transaction, stored, before))[id]
 
-        return await self._database.write(work)
+        return await self._database.write(work, tell=self._model)
 
     async def fail(self, failures: Sequence[tuple[str, int, dict[str, Any] | None]]) -> None:
         """Give claims back: (id, token, what went wrong) each; ``None`` for an interruption.
@@ -310,9 +317,11 @@ class Ledger(Generic[R]):
                 "b_state": "interrupted" if error is None else "failed",
                 "b_error": error,
             }
-            for id, token, error in failures
+            for id, token, error in sorted(failures, key=lambda failure: failure[:2])
         ]
-        await self._database.write(lambda t: t.execute_many(self._statements.fail, rows))
+        await self._database.write(
+            lambda t: t.execute_many(self._statements.fail, rows), tell=self._model
+        )
 
     async def failures(self) -> list[Failure]:
         """The failures on record, by run id: those after which the run has not succeeded.
@@ -350,9 +359,11 @@ class Ledger(Generic[R]):
         """
 
         async def work(transaction: Transaction) -> Entry[R] | None:
+            await self._hold(transaction, [id])
             entry = (await self._entries_in(transaction, [id]))[id]
             if entry.record is None:
                 return None
+            transaction.go_on()
             result = await forget(entry)
             await transaction.fetch(self._statements.delete, b_id=id)
             await transaction.fetch(
@@ -364,7 +375,7 @@ class Ledger(Generic[R]):
             )
             return entry
 
-        return await self._database.write(work, Begin.PUBLISHING)
+        return await self._database.write(work, Begin.PUBLISHING, tell=self._model)
 
     def conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
         """The error to raise where an id holds other parameters than those asked for."""
@@ -398,6 +409,12 @@ class Ledger(Generic[R]):
         if is_heavy(entry.values):
             return await anyio.to_thread.run_sync(self.conflict, parameters, entry)
         return self.conflict(parameters, entry)
+
+    async def _hold(self, transaction: Transaction, ids: Sequence[str]) -> None:
+        """Keep others from these runs until the end; first the bookkeeping, then the rows."""
+        keys = self._database.dialect.bind_keys(ids)
+        await transaction.hold(self._statements.hold, b_model=self._model, b_ids=keys)
+        await transaction.hold(self._statements.hold_rows, b_ids=keys)
 
     async def _entries_in(
         self, transaction: Transaction, ids: Sequence[str]
@@ -473,7 +490,7 @@ async def renew(database: Database, model: str, owner: str, ttl: float, ids: Seq
         expires = dialect.now + sa.bindparam("b_ttl", type_=sa.Double())
         statement = database.statement(renewal(dialect.keys("b_ids"), expires))
         values = {"b_model": model, "b_owner": owner, "b_ttl": ttl}
-        keys = dialect.bind_keys(ids)
+        keys = dialect.bind_keys(sorted(ids))
         await database.write(lambda t: t.fetch(statement, b_ids=keys, **values))
     finally:
         await database.aclose()

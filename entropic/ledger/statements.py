@@ -38,6 +38,13 @@ class Statements:
         is_live = RUN.owner.is_not(None) & (RUN.lease_expires > dialect.now)
         self.look_up = database.statement(_look_up(keys, table, columns, is_live))
         self.states = database.statement(_states(keys, is_live))
+        self.hold = database.statement(_hold(keys))
+        self.hold_rows = database.statement(
+            sa.select(table.c.id)
+            .where(table.c.id.in_(sa.select(keys.c.value)))
+            .order_by(table.c.id)
+            .with_for_update()
+        )
         # A claim gets what is nobody's; to seize is to take it from whoever has it.
         gone = sa.select(dialect.keys("b_gone").c.value)
         is_free = ~sa.func.coalesce(is_live, sa.false()) | RUN.owner.in_(gone)
@@ -91,6 +98,12 @@ def _states(keys: sa.TableValuedAlias, is_live: sa.ColumnElement[bool]) -> sa.Se
     return sa.select(key, *about).select_from(joined)
 
 
+def _hold(keys: sa.TableValuedAlias) -> sa.Select[Any]:
+    """Rows that nobody else may write until the end of the transaction; SQLite's lock does so."""
+    is_one = (RUN.model == _bound("b_model")) & RUN.id.in_(sa.select(keys.c.value))
+    return sa.select(RUN.id).where(is_one).order_by(RUN.id).with_for_update()
+
+
 def _claim(
     insert: Any,
     keys: sa.TableValuedAlias,
@@ -127,16 +140,17 @@ def _claim(
 
 
 def renewal(keys: sa.TableValuedAlias, expires: sa.ColumnElement[float]) -> sa.Update:
-    """A new lease for those of the ids that are still the owner's."""
-    return (
-        sa.update(runs_table)
-        .where(
-            RUN.model == _bound("b_model"),
-            RUN.id.in_(sa.select(keys.c.value)),
-            RUN.owner == _bound("b_owner"),
-        )
-        .values(lease_expires=expires)
+    """A new lease for those of the ids that are still the owner's.
+
+    Not for those that a transaction holds: it is about to end the claim, or to give it to another.
+    """
+    is_ours = (
+        (RUN.model == _bound("b_model"))
+        & RUN.id.in_(sa.select(keys.c.value))
+        & (RUN.owner == _bound("b_owner"))
     )
+    free = sa.select(RUN.id).where(is_ours).with_for_update(skip_locked=True)
+    return sa.update(runs_table).where(is_ours, RUN.id.in_(free)).values(lease_expires=expires)
 
 
 def _store(insert: Any, columns: dict[str, sa.Column[Any]]) -> Any:

@@ -1,0 +1,342 @@
+"""PostgreSQL through asyncpg: sessions, arrays of keys, and what its errors mean."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from entropic.database.dialect import Begin, Fault, Reader, Session
+from entropic.errors import DatabaseBusyError, DatabaseError, RowRefusedError, SettingsError
+
+T = TypeVar("T")
+
+_CHANNEL: Final = "entropic"
+
+# Of the advisory lock under which tables are made and changed; any number, always the same.
+_TABLES_LOCK: Final = 0x656E74726F706963
+
+_CONNECT_SECONDS: Final = 10.0
+
+# Beyond the time that a statement may wait for a lock: nothing that entropic asks takes so long.
+_ANSWER_SECONDS: Final = 30.0
+
+# A client that has gone silently (a cut cable) lets its locks go when its transaction has been idle
+# for so long. Publishing is the longest that one is: renames, and the sync of a folder.
+_IDLE_SECONDS: Final = 60
+
+_FLOAT_OID: Final = 701
+
+
+class _LostError(Exception):
+    """What the system says of a connection that has gone; asyncpg hands it through."""
+
+
+class PostgreSQLSession:
+    """One connection of asyncpg's."""
+
+    waits_for_locks = True
+
+    def __init__(
+        self, connection: AsyncConnection, driver: Any, lock_timeout: float, *, is_pooled: bool
+    ) -> None:
+        self.connection = connection
+        self._driver = driver
+        self._set_local = f"SET LOCAL lock_timeout = {_milliseconds(lock_timeout)}"
+        self._is_pooled = is_pooled
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is still open, as far as is known."""
+        return not (self._driver.is_closed() or self.connection.closed)
+
+    async def fetch(self, sql: str, values: Sequence[Any]) -> Any:
+        """Run a statement; its rows."""
+        if not self._is_pooled or self._driver.is_in_transaction():
+            return await self._asked(self._driver.fetch(sql, *values))
+        # Between a statement's parts PgBouncer may change the server, except in a transaction.
+        await self.begin(Begin.READING)
+        try:
+            return await self._asked(self._driver.fetch(sql, *values))
+        finally:
+            await self.roll_back()
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each row of values, in one go."""
+        await self._asked(self._driver.executemany(sql, rows))
+
+    async def begin(self, kind: Begin) -> None:
+        """Begin a transaction; one that changes tables waits for all others that do."""
+        await self._execute(f"{_BEGIN[kind]}; {self._set_local}")
+        if kind is Begin.TABLES:
+            await self._execute(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
+
+    async def commit(self, told: str | None) -> None:
+        """Commit it, and tell whoever listens: in one go, as each costs a way to the server."""
+        telling = "" if told is None else f"NOTIFY {_CHANNEL}, {_quoted(told)}; "
+        await self._execute(f"{telling}COMMIT")
+
+    async def roll_back(self) -> None:
+        """Undo what is not committed; a session that cannot is of no more use."""
+        try:
+            if not self._driver.is_closed() and self._driver.is_in_transaction():
+                await self._execute("ROLLBACK")
+        except Exception:
+            self._driver.terminate()
+
+    async def outcome_key(self) -> Any:
+        """The number of the transaction under way."""
+        return await self._asked(self._driver.fetchval("SELECT pg_current_xact_id()::text"))
+
+    async def has_committed(self, key: Any) -> bool | None:
+        """Whether a transaction has; ``None`` where the server has forgotten it."""
+        while True:
+            ((status,),) = await self.fetch("SELECT pg_xact_status($1::text::xid8)", [key])
+            if status != "in progress":
+                return None if status is None else bool(status == "committed")
+            await asyncio.sleep(0.05)
+
+    async def listen(self, told: Callable[[str], None], lost: Callable[[], None]) -> bool:
+        """Have a function called with what others tell; PgBouncer hands nothing on."""
+        if self._is_pooled:
+            return False
+        self._driver.add_termination_listener(lambda _: lost())
+        await self._asked(self._driver.add_listener(_CHANNEL, lambda *heard: told(heard[-1])))
+        return True
+
+    async def _execute(self, sql: str) -> None:
+        await self._asked(self._driver.execute(sql))
+
+    async def _asked(self, asking: Awaitable[T]) -> T:
+        try:
+            return await asking
+        except OSError as error:  # a timeout, too: the server, or the way to it, has gone
+            self._driver.terminate()
+            raise _LostError(str(error) or "the server does not answer") from error
+
+
+_BEGIN: Final = {
+    Begin.READING: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    # Others' commits are seen between statements: what must not change meanwhile is held.
+    Begin.WRITING: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+    Begin.PUBLISHING: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+    Begin.TABLES: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+}
+
+
+class PostgreSQL:
+    """What is special about PostgreSQL."""
+
+    is_private = False
+    readers = 2
+    writers = 2
+    # Of now, and not of the beginning of the transaction.
+    now: sa.ColumnElement[float] = sa.literal_column(
+        "extract(epoch FROM clock_timestamp())::double precision", sa.Double()
+    )
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self._lock_timeout = 0.0
+        self._is_pooled = url.query.get("pgbouncer") == "true"
+
+    def engine(self, lock_timeout: float) -> AsyncEngine:
+        """An engine whose connections begin no transaction by themselves."""
+        self._lock_timeout = lock_timeout
+        return create_async_engine(
+            self.url.set(query={}),
+            hide_parameters=True,
+            isolation_level="AUTOCOMMIT",
+            poolclass=NullPool,
+            async_creator=self._connect,
+            # JSON is read by the columns' types, which do it a piece at a time.
+            json_deserializer=str,
+        )
+
+    def try_out(self) -> None:
+        """The first connection does."""
+
+    async def session(self, connection: AsyncConnection) -> PostgreSQLSession:
+        """The session of a new connection."""
+        driver = (await connection.get_raw_connection()).driver_connection
+        return PostgreSQLSession(connection, driver, self._lock_timeout, is_pooled=self._is_pooled)
+
+    async def prepare(self, session: Session, is_new: bool) -> None:
+        """There is nothing to settle."""
+
+    @staticmethod
+    def reader(kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
+        """How a column of a type is read: as the type says of what asyncpg returns."""
+        plain = kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
+        if isinstance(plain, sa.JSON):  # which comes as text, as from most drivers
+            compiler = DefaultDialect()
+            return kind.dialect_impl(compiler).result_processor(compiler, None)
+        read = kind.dialect_impl(compiler).result_processor(compiler, _FLOAT_OID)
+        if isinstance(plain, sa.Uuid) and plain.as_uuid:
+            return lambda value: _plain_uuid(value if read is None else read(value))
+        return read
+
+    @staticmethod
+    def keys(name: str) -> sa.TableValuedAlias:
+        """The keys bound under ``name``, any number of them as one value: a column ``value``."""
+        array = sa.bindparam(name, type_=postgresql.ARRAY(sa.String()))
+        return (
+            sa.func.unnest(array)
+            .table_valued(sa.column("value", sa.String), name="entropic keys")
+            .render_derived()
+        )
+
+    @staticmethod
+    def bind_keys(keys: Sequence[str]) -> list[str]:
+        """The value to bind for some keys."""
+        return list(keys)
+
+    @staticmethod
+    def literal(value: Any, kind: sa.types.TypeEngine[Any]) -> str:
+        """A value as SQL text, for a column's default: what binding it would store."""
+        compiler = postgresql.dialect()  # type: ignore[no-untyped-call]
+        compiled = sa.literal(value, kind).compile(
+            dialect=compiler, compile_kwargs={"literal_binds": True}
+        )
+        return str(compiled)
+
+    @staticmethod
+    def insert(table: Any) -> Any:
+        """An insert that can also update, or do nothing, on a conflict."""
+        return postgresql.insert(table)
+
+    @staticmethod
+    def fault(error: BaseException) -> Fault | None:
+        """What an error means; ``None`` for one that is not the driver's."""
+        import asyncpg
+
+        error = _original(error)
+        if isinstance(error, _LostError):
+            return Fault.LOST
+        if isinstance(error, asyncpg.InterfaceError):
+            is_value = isinstance(error, asyncpg.DataError)
+            return Fault.FINAL if is_value else Fault.LOST
+        if isinstance(error, asyncpg.PostgresError):
+            return next(
+                (f for codes, f in _FAULTS if error.sqlstate.startswith(codes)), Fault.FINAL
+            )
+        return Fault.FINAL if isinstance(error, DBAPIError) else None
+
+    def translate(self, error: BaseException) -> DatabaseError:
+        """An error of the driver, as one that says what to do."""
+        original = _original(error)
+        code = getattr(original, "sqlstate", None) or ""
+        name = f"{self.url.database} on {self.url.host or self.url.query.get('host', 'localhost')}"
+        if code == "55P03":
+            return DatabaseBusyError(
+                f"the database {name} stayed locked by another session; see who has it, by"
+                " pg_blocking_pids(pid) in pg_stat_activity, or give the store a longer"
+                " lock_timeout"
+            )
+        is_value = not isinstance(original, _LostError) and not code
+        if code[:2] in ("22", "23") or (is_value and self.fault(error) is Fault.FINAL):
+            return RowRefusedError(
+                f"the database {name} refused a row ({_told(original)}); see the constraints and"
+                " triggers of its table"
+            )
+        what = next((text for codes, text in _TEXTS if code and code.startswith(codes)), "refused")
+        if self.fault(error) is Fault.LOST:
+            what = "went away, or cannot be reached; see whether the server is up"
+        return DatabaseError(f"the database {name} {what} ({_told(original)})")
+
+    async def _connect(self) -> Any:
+        import asyncpg
+
+        query = {key: value for key, value in self.url.query.items() if key != "pgbouncer"}
+        dsn = self.url.set(drivername="postgresql", query=query)
+        lock = _milliseconds(self._lock_timeout)
+        settings = {
+            "application_name": "entropic",
+            "lock_timeout": str(lock),
+            "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS}s",
+            "tcp_keepalives_idle": "15",
+            "tcp_keepalives_interval": "5",
+            "tcp_keepalives_count": "3",
+        }
+        try:
+            return await asyncpg.connect(
+                dsn.render_as_string(hide_password=False),
+                timeout=_CONNECT_SECONDS,
+                command_timeout=self._lock_timeout + _ANSWER_SECONDS,
+                server_settings={} if self._is_pooled else settings,
+                **({"statement_cache_size": 0} if self._is_pooled else {}),
+            )
+        except OSError as error:
+            raise _LostError(str(error) or "the server does not answer") from error
+
+
+# By the beginnings of SQLSTATE codes; the first that fits.
+_FAULTS: Final[Sequence[tuple[tuple[str, ...], Fault]]] = (
+    # Too many connections; starting up, or shutting down.
+    (("53300", "57P03"), Fault.LOCKED),
+    # Deadlock, serialization; a cached plan or a prepared statement that a change has made stale.
+    (("40P01", "40001", "0A000", "26000"), Fault.ABORTED),
+    # The connection; the server was told to stop, or crashed; it gave up on us.
+    (("08", "57P01", "57P02", "25P03", "57P05"), Fault.LOST),
+)
+
+_TEXTS: Final[Sequence[tuple[tuple[str, ...], str]]] = (
+    (("28",), "refused to let us in; see the user and the password of db_url"),
+    (("3D000",), "does not exist; make it (createdb), or see the name in db_url"),
+    (
+        ("42501",),
+        "does not let this role do so; have its owner grant it (SELECT, INSERT, UPDATE and DELETE"
+        " on the model's table and the tables entropic_*), or make the tables with what the"
+        " store's ddl() returns",
+    ),
+    (("42P01",), "lacks a table; close the store, so that it opens anew and makes it"),
+    (("25006",), "is read-only; connect to the primary server, or as a role that may write"),
+    (("53100",), "cannot grow: its disk is full; free some room and try again"),
+    (("53300",), "has too many connections; close some, or raise max_connections"),
+    (("57P03",), "is starting up or shutting down; try again in a moment"),
+)
+
+
+def _original(error: BaseException) -> BaseException:
+    """The driver's own error in what SQLAlchemy makes of it."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig.__cause__ or error.orig
+    return error
+
+
+def _told(error: BaseException) -> str:
+    """What the server says, and not the row that it says it of: that may be anything."""
+    return str(getattr(error, "message", None) or error) or type(error).__name__
+
+
+def _milliseconds(seconds: float) -> int:
+    """As a setting, where 0 would mean for ever."""
+    return max(1, min(int(seconds * 1000), 2**31 - 1))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _plain_uuid(value: Any) -> uuid.UUID | None:
+    """A plain one: of asyncpg's own class, records could not be unpickled without asyncpg."""
+    return None if value is None else uuid.UUID(int=value.int)
+
+
+def settled(url: sa.URL) -> sa.URL:
+    """The URL, with no options but those of PostgreSQL and our own.
+
+    Raises:
+        SettingsError: It has an option that means nothing.
+    """
+    if url.query.get("pgbouncer", "true") not in ("true", "false"):
+        raise SettingsError("db_url has pgbouncer=, which is true or false")
+    if not url.database:
+        raise SettingsError("db_url names no database: write postgresql://user@host/database")
+    return url
