@@ -409,6 +409,20 @@ async def test_a_failure_that_comes_too_late_changes_nothing() -> None:
         assert runs("state, token, owner, error") == [("done", 2, None, None)]
 
 
+async def test_what_is_stored_has_not_failed() -> None:
+    """Whatever its owner was told of its commit; nor has it once it is deleted."""
+    async with driven() as it:
+        a = it.set()
+        token = await it.claim(a)
+        await it.complete(a, token)
+        await it.ledger.fail([(a.id, token, {"message": "the answer was lost"})])
+        assert runs("state, owner, error") == [("done", None, None)]
+        await it.delete(a)
+        await it.ledger.fail([(a.id, token, {"message": "the answer was lost"})])
+        assert runs("state, owner, error") == [("deleted", None, None)]
+        assert await it.ledger.failures() == []
+
+
 async def test_what_is_known_of_a_result_reads_back_equal() -> None:
     """Every field of the bookkeeping."""
     result = Result(

@@ -182,9 +182,11 @@ def _settle() -> sa.Update:
 def _fail(table: sa.FromClause) -> sa.Update:
     """A claim given back; an earlier result of the run stays what it was."""
     is_stored = sa.exists().where(table.c.id == _bound("b_id"))
+    # What is settled has not failed, whatever its owner was told of its commit.
+    is_open = RUN.published < RUN.token
     return (
         sa.update(runs_table)
-        .where(_is_this_run(), RUN.token == _bound("b_token", RUN.token.type))
+        .where(_is_this_run(), RUN.token == _bound("b_token", RUN.token.type), is_open)
         .values(
             state=sa.case((is_stored, "done"), else_=_bound("b_state")),
             owner=sa.null(),
