@@ -240,10 +240,22 @@ class LedgersAgainstAModel(RuleBasedStateMachine):
                 self.of(n).expires = self.now + lease
 
     @rule(hours=STEPS)
+    def wait(self, hours: int) -> None:
+        """Leases pass."""
+        self.pass_time(hours)
+
     def pass_time(self, hours: int) -> None:
         """Leases pass."""
         advance(self.path, hours * HOUR)
         self.now += hours
+
+    @rule(target=granted, claim=granted, who=st.integers(0, LEDGERS - 1), lease=LEASES)
+    def overtake(self, claim: Granted, who: int, lease: float) -> Any:
+        """As soon as a lease has passed, its run is anybody's."""
+        if self.of(claim.n).is_live(self.now):
+            self.pass_time(5)
+        claims = self.run(self.claiming(who, [claim.n], lease, []))
+        return multiple(*self.check_claims(who, [claim.n], lease, [], claims))
 
     @rule(claim=granted, who=st.integers(0, LEDGERS - 1))
     def complete(self, claim: Granted, who: int) -> None:
