@@ -27,7 +27,15 @@ from entropic.artifacts.finding import (
     locate_registered,
     working_directory,
 )
-from entropic.artifacts.moves import fsync, move_to_free_name, remove, replace
+from entropic.artifacts.moves import (
+    REPLACED,
+    fsync,
+    move_to_free_name,
+    put_back,
+    remove,
+    replace,
+    set_aside_name,
+)
 from entropic.artifacts.sidecar import Sidecar, read_sidecar
 from entropic.artifacts.stage import COMPANIONS, Stage, Staged
 from entropic.errors import ResultsDirError
@@ -167,6 +175,33 @@ class ResultsFolder:
             if ours is None:
                 return self._take_free_name(stage, staged, id)
             return self._change_name(stage, staged, id, ours, has_companions)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def withdraw(self, stage: Stage, staged: Staged, id: str, name: str) -> None:
+        """Take a publication back: it is staged again, and what it has replaced is in its place.
+
+        Args:
+            stage: Where it was.
+            staged: What it is.
+            id: The run id.
+            name: The name that it was given.
+
+        Raises:
+            ResultsDirError: The file system refused.
+        """
+        path, companions = os.path.join(self.path, name), self._companions(name, id)
+        try:
+            if staged.is_at(path):
+                put_back(path, stage.result, stage.folder)
+            if staged.companions and os.path.lexists(companions):
+                put_back(companions, stage.companions, stage.folder)
+            for entry in os.listdir(stage.folder):
+                if entry.startswith(REPLACED):
+                    move_to_free_name(
+                        os.path.join(stage.folder, entry),
+                        os.path.join(self.path, entry.removeprefix(REPLACED)),
+                    )
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -450,6 +485,7 @@ def explained(error: OSError) -> str:
     return {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",
+        errno.EFBIG: "a file would be too large for the disk, or for the limit of `ulimit -f`",
         errno.EACCES: "it may not be written",
         errno.EPERM: "it may not be written",
         errno.EROFS: "it is on a read-only file system",
@@ -465,7 +501,7 @@ def remove_registered(path: str) -> None:
 
 def _set_aside(path: str, stage: Stage) -> str | None:
     """Take a path out of the folder, to be discarded with the stage; where it is then."""
-    aside = os.path.join(stage.folder, f".replaced.{os.path.basename(path)}")
+    aside = set_aside_name(path, stage.folder)
     try:
         os.rename(path, aside)
     except FileNotFoundError:

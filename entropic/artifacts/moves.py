@@ -1,5 +1,6 @@
 """Renames, removals and syncs that do just one thing, at once or not at all."""
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -62,15 +63,19 @@ def move_to_free_name(source: str, target: str) -> None:
 
 
 def replace(source: str, target: str, aside: str) -> None:
-    """Put the source in the target's place in one step; an old folder ends up in ``aside``.
+    """Put the source in the target's place in one step; what was there ends up in ``aside``.
 
     A rename cannot replace a folder that has content, so the two change places. Where the
     system cannot do that, there is a moment without the target.
     """
-    if not os.path.lexists(target) or not (is_folder(source) or is_folder(target)):
+    if not os.path.lexists(target):
         os.replace(source, target)
         return
-    old = os.path.join(aside, f".replaced.{os.path.basename(target)}")
+    old = set_aside_name(target, aside)
+    if not (is_folder(source) or is_folder(target)):
+        _keep(target, old)
+        os.replace(source, target)
+        return
     if not _renameat2(source, target, _EXCHANGE):
         os.rename(source, old)  # the new result's place in the stage never shows the old one
         return
@@ -80,6 +85,31 @@ def replace(source: str, target: str, aside: str) -> None:
     except OSError:
         os.rename(old, target)
         raise
+
+
+def put_back(target: str, source: str, aside: str) -> None:
+    """Undo ``replace``, or a move to a free name; what was replaced has its name again."""
+    old = set_aside_name(target, aside)
+    if not os.path.lexists(old):
+        os.rename(target, source)
+    elif not _renameat2(old, target, _EXCHANGE):
+        os.rename(old, source)
+    else:
+        os.rename(target, source)
+        os.rename(old, target)
+
+
+def set_aside_name(target: str, aside: str) -> str:
+    """Where a path ends up in ``aside`` when it is replaced or taken out of its folder."""
+    return os.path.join(aside, REPLACED + os.path.basename(target))
+
+
+def _keep(target: str, old: str) -> None:
+    """A second name for a file that is to be replaced, where the file system can give it one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(old)  # of an owner that was killed between this and the rename
+    with contextlib.suppress(OSError):
+        os.link(target, old, follow_symlinks=False)
 
 
 def _move_to_made_name(source: str, target: str) -> None:
@@ -102,6 +132,9 @@ def _move_to_made_name(source: str, target: str) -> None:
     else:
         os.unlink(source)
 
+
+REPLACED: Final = ".replaced."
+"""What the name of something set aside begins with."""
 
 _AT_FDCWD: Final = -100
 _NO_REPLACE: Final = 1

@@ -222,6 +222,7 @@ class Ledger(Generic[R]):
         publish: Callable[
             [list[tuple[RunT, Entry[R]]]], Awaitable[list[Published | EntropicError]]
         ],
+        withdraw: Callable[[], Awaitable[object]] | None = None,
     ) -> dict[str, Entry[R] | EntropicError]:
         """Publish and store finished runs, all in one transaction.
 
@@ -230,6 +231,8 @@ class Ledger(Generic[R]):
             publish: Called under the write lock with those runs that nobody has overtaken, each
                 with what there is under its id. It gives them their final names, or returns the
                 error that kept it from doing so.
+            withdraw: Called where the rows cannot be stored after all: takes back what
+                ``publish`` has done.
 
         Returns:
             For each id what is stored now; or the error that kept this one run from being
@@ -265,7 +268,7 @@ class Ledger(Generic[R]):
             done |= await self._store(transaction, stored, before)
             return done
 
-        return await self._database.write(work, Begin.PUBLISHING, tell=self._model)
+        return await self._database.write(work, Begin.PUBLISHING, undo=withdraw, tell=self._model)
 
     async def register(self, run: Finished, published: Published) -> Entry[R]:
         """Store a row for a result that was made elsewhere; it replaces the one that was there.

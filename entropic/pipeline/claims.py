@@ -4,11 +4,13 @@ Claims of concurrent runs share a statement, and so does what is given back.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from entropic.errors import DatabaseBusyError, DatabaseError
 from entropic.leases import Heartbeat
 from entropic.ledger import Claim, Ledger, State
 from entropic.models import Base
@@ -59,6 +61,7 @@ class Claims(Generic[R]):
         self._claimant = claimant
         self._taking: Batcher[_Wanted, Claim | State] = Batcher(self._take, BATCH)
         self._returning: Batcher[_Return, None] = Batcher(self._return, BATCH)
+        self._owed: list[_Return] = []
         self._elsewhere = Elsewhere(ledger.states)
         self._contended_until = 0.0
 
@@ -112,9 +115,21 @@ class Claims(Generic[R]):
         """Give claims back: (id, token, what went wrong) each; ``None`` for an interruption.
 
         Raises:
-            DatabaseError: The database failed.
+            DatabaseError: The database failed. They are given back when it is next seen to work,
+                or the store is closed; if it never is, their leases pass.
         """
         await self._returning.ask(returned)
+
+    def owe(self, returned: Sequence[_Return]) -> None:
+        """The same, later: for whoever must not wait for the database now."""
+        self._owed += returned
+
+    async def give_back_owed(self) -> None:
+        """Give back what could not be given back when it was to be."""
+        owed, self._owed = self._owed, []
+        if owed:
+            with contextlib.suppress(DatabaseError):
+                await self._returning.ask(owed)
 
     def linger(self) -> float:
         """Seconds that a commit waits for more: each keeps all others from the database."""
@@ -123,6 +138,7 @@ class Claims(Generic[R]):
 
     async def aclose(self) -> None:
         """Wait for nobody any more."""
+        await self.give_back_owed()
         await self._elsewhere.aclose()
 
     async def _take(self, wanted: list[_Wanted]) -> list[Claim | State]:
@@ -149,11 +165,28 @@ class Claims(Generic[R]):
             if free:
                 owners = {states[id].owner for id in free}
                 claims |= await self.take_free(free, [owner for owner in owners if owner])
+        if claims:  # so there is room, and no lock
+            await self.give_back_owed()
         return [claims.get(id) or states[id] for id in ids]
 
     async def _return(self, returned: list[_Return]) -> list[None]:
-        await self._ledger.fail(returned)
+        try:
+            await self._fail(returned)
+        except BaseException:
+            self.owe(returned)
+            raise
         return [None] * len(returned)
+
+    async def _fail(self, returned: list[_Return]) -> None:
+        try:
+            await self._ledger.fail(returned)
+        except DatabaseBusyError:
+            raise
+        except DatabaseError:
+            if all(about is None for _, _, about in returned):
+                raise
+            # On a full disk, there may be room for anything but the texts of the errors.
+            await self._ledger.fail([(id, token, None) for id, token, _ in returned])
 
 
 def is_newer(state: State, seen: int | None) -> bool:

@@ -4,6 +4,7 @@ Runs that end at the same time share a transaction. A row that the database refu
 the others down with it.
 """
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -105,8 +106,13 @@ class Publisher(Generic[R]):
                 _logger.warning("could not remove %s", stage.folder, exc_info=True)
 
     async def _commit(self, runs: list[Executed]) -> list[Entry[R] | EntropicError]:
+        moved: list[tuple[Executed, str]] = []
         try:
-            entries = await self._cache.ledger.complete(runs, self._publish)
+            entries = await self._cache.ledger.complete(
+                runs,
+                functools.partial(self._publish, moved=moved),
+                functools.partial(self._cache.threads.run, self._withdraw, moved),
+            )
         except RowRefusedError as error:
             if len(runs) == 1:
                 return [error]
@@ -127,22 +133,34 @@ class Publisher(Generic[R]):
         return answers
 
     async def _publish(
-        self, ready: list[tuple[Executed, Entry[R]]]
+        self, ready: list[tuple[Executed, Entry[R]]], *, moved: list[tuple[Executed, str]]
     ) -> list[Published | EntropicError]:
-        return await self._cache.threads.run(self._publish_all, ready)
+        return await self._cache.threads.run(self._publish_all, ready, moved)
 
     def _publish_all(
-        self, ready: list[tuple[Executed, Entry[R]]]
+        self, ready: list[tuple[Executed, Entry[R]]], moved: list[tuple[Executed, str]]
     ) -> list[Published | EntropicError]:
         published: list[Published | EntropicError] = []
         for run, entry in ready:
             try:
-                published.append(self._publish_one(run, entry))
+                one = self._publish_one(run, entry)
             except ResultsDirError as error:
                 published.append(error)
+            else:
+                assert one.result.name is not None
+                moved.append((run, one.result.name))
+                published.append(one)
         if any(run.outcome.elapsed_seconds >= DURABLE_SECONDS for run, _ in ready):
             self._cache.folder.sync()
         return published
+
+    def _withdraw(self, moved: list[tuple[Executed, str]]) -> None:
+        for run, name in moved:
+            try:
+                self._cache.folder.withdraw(run.stage, run.staged, run.parameters.id, name)
+            except ResultsDirError:  # then it is found where it is by whoever asks for it next
+                _logger.warning("%s could not be staged again", name, exc_info=True)
+        moved.clear()  # the transaction may be tried again
 
     def _publish_one(self, run: Executed, entry: Entry[R]) -> Published:
         ours = own_name(self._cache.folder, run.parameters.id, entry)

@@ -6,12 +6,12 @@ publish, so that ten processes can do it at once.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
 from entropic.artifacts import Sidecar, Stage
-from entropic.errors import EntropicError
+from entropic.errors import DatabaseBusyError, EntropicError
 from entropic.identity import ParameterSet, is_computed, shortened
 from entropic.ledger import Claim, State
 from entropic.models import Base
@@ -110,6 +110,7 @@ class Salvage(Generic[R]):
         staged = await self._cache.threads.run(self._cache.folder.staged, self._cache.nonce)
         if not staged:
             return [], []
+        await self._claims.give_back_owed()
         ids = sorted({id for id, _, _ in staged})
         states: dict[str, State] = {}
         for start in range(0, len(ids), BATCH):
@@ -131,6 +132,21 @@ class Salvage(Generic[R]):
         """Store finished runs, each under a claim of its own; the ids of those that were."""
         by_id = {sidecar.id: sidecar for sidecar in sidecars}
         claims = await self._claims.take_free(list(by_id), dead)
+        try:
+            stored, back = await self._store(by_id, claims)
+        except BaseException as error:
+            self._claims.owe([(id, claim.token, None) for id, claim in claims.items()])
+            if isinstance(error, Exception) and not isinstance(error, DatabaseBusyError):
+                await self._claims.give_back_owed()
+            raise
+        if back:
+            await self._claims.give_back([(id, claims[id].token, None) for id in back])
+        return stored
+
+    async def _store(
+        self, by_id: Mapping[str, Sidecar], claims: Mapping[str, Claim]
+    ) -> tuple[list[str], list[str]]:
+        """The ids of what was stored, and of those claimed runs that were not."""
 
         def take_over() -> list[Executed]:
             found = (self._recoverable(by_id[id], claim) for id, claim in claims.items())
@@ -146,9 +162,7 @@ class Salvage(Generic[R]):
             elif answer.published == run.token:
                 _logger.info("recovered %s", run.parameters.id)
                 stored.append(run.parameters.id)
-        if back:
-            await self._claims.give_back([(id, claims[id].token, None) for id in sorted(back)])
-        return stored
+        return stored, sorted(back)
 
     def _recoverable(self, sidecar: Sidecar, claim: Claim) -> Executed | None:
         parameters = self._parameters(sidecar)

@@ -1,0 +1,267 @@
+"""What full disks, locks and cancellations do to a store: nothing is lost, and nothing stays held.
+
+The faults are real: small file systems that run full, limits of the system, locks of other
+processes, files that may not be written.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entropic import DatabaseError, ResultsDirError, Store
+from tests import scripts
+from tests.outsiders import ask, is_unlocked
+from tests.simulations import Point, calls, mark_call
+
+STAGING = Path("results/.entropic/staging")
+HELD = "SELECT id FROM entropic_runs WHERE owner IS NOT NULL"
+
+
+class SmallDisk:
+    """A file system of 512 kB."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill(self) -> None:
+        """Leave no room."""
+        with self._ballast.open("ab") as file:
+            about = os.statvfs(self.path)
+            file.write(bytes(about.f_bavail * about.f_frsize))
+
+    def clear(self) -> None:
+        """Make room again."""
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(folder: Path) -> Iterator[SmallDisk]:
+    """A small file system at ``disk``."""
+    path = folder / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(path)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount")
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def make(runner: Callable[..., Any], **settings: Any) -> Store[Any]:
+    """A store, of which others see the runs that it has given up."""
+    usual = {"file_suffix": ".npy", "db_url": "sqlite:///runs.sqlite3"}
+    return Store(runner, Point, **{**usual, **settings})
+
+
+class Filling:
+    """A runner whose calls have results of their own; it can use up all room first, or last."""
+
+    def __init__(self, disk: SmallDisk) -> None:
+        self._disk = disk
+        self.is_to_fill = ""
+
+    def __call__(self, params: dict[str, Any]) -> None:
+        mark_call(params)
+        if self.is_to_fill == "first":
+            self._disk.fill()
+        with open(params["result_file"], "wb") as file:
+            file.write(b"call %d" % calls())
+        if self.is_to_fill == "last":
+            self._disk.fill()
+
+
+def test_a_runner_that_meets_a_full_disk_fails_as_itself(disk: SmallDisk) -> None:
+    """Its own error; what was stored is still to be had, and with room it works again."""
+    runner = Filling(disk)
+    database = "disk/runs.sqlite3"
+    settings = {"results_dir": "disk/results", "db_url": f"sqlite:///{database}"}
+    with make(runner, **settings) as store:
+        old = store.run_or_retrieve({"n": 0})
+        runner.is_to_fill = "first"
+        for request in (lambda: store.run_or_retrieve({"n": 1}), lambda: store.run({"n": 0})):
+            with pytest.raises(OSError, match="No space left on device") as caught:
+                request()
+            assert type(caught.value) is OSError
+            assert Path(old.result_file).read_bytes() == b"call 1"
+            assert store.run_or_retrieve({"n": 0}).created_at == old.created_at
+            assert store.retrieve({"n": 1}) is None
+            disk.clear()
+            assert store.retrieve({"n": 1}) is None
+        runner.is_to_fill = ""
+        with make(runner, **settings) as other:
+            assert other.run_or_retrieve({"n": 1}).n == 1
+        assert store.run({"n": 0}).created_at == old.created_at
+    assert ask(database, HELD) == []
+    assert os.listdir("disk/results/.entropic/staging") == []
+
+
+def test_a_result_that_cannot_be_sealed_on_a_full_disk_is_kept(disk: SmallDisk) -> None:
+    """The error says so, and where it is; what was stored stays, and with room it works again."""
+    runner = Filling(disk)
+    with make(runner, results_dir="disk/results") as store:
+        old = store.run_or_retrieve({"n": 0})
+        runner.is_to_fill = "last"
+        for request in (store.run_or_retrieve, store.run):
+            with pytest.raises(ResultsDirError, match="the disk is full") as caught:
+                request({"n": 1}, note="x" * 10_000)
+            (kept,) = Path(caught.value.path or "").glob("*.npy")
+            assert kept.read_bytes() == b"call %d" % calls()
+            assert store.retrieve({"n": 1}) is None
+            assert store.run_or_retrieve({"n": 0}).created_at == old.created_at
+            assert ask("runs.sqlite3", HELD) == []
+            disk.clear()
+        runner.is_to_fill = ""
+        with make(runner, results_dir="disk/results") as other:
+            record = other.run_or_retrieve({"n": 1})
+        again = store.run({"n": 1})
+        assert again.created_at == record.created_at
+        assert Path(again.result_file).read_bytes() == b"call 5"
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_finished_run_whose_row_finds_no_room_is_stored_when_there_is_some(
+    disk: SmallDisk, is_open: bool
+) -> None:
+    """By the next request, of the store or of another; it is not run again."""
+    runner = Filling(disk)
+    database = "disk/runs.sqlite3"
+    settings = {"db_url": f"sqlite:///{database}"}
+    large = {"n": 1, "label": "x" * 20_000}
+    with make(runner, **settings) as store:
+        old = store.run_or_retrieve({"n": 0})
+        runner.is_to_fill = "last"
+        with pytest.raises(DatabaseError, match="the disk is full; free some room"):
+            store.run_or_retrieve(large, by="the first")
+        runner.is_to_fill = ""
+        assert is_unlocked(database)
+        assert sorted(Path("results").glob("*")) == [
+            Path("results/.entropic"),
+            Path(old.result_file),
+        ]
+        assert store.run_or_retrieve({"n": 0}).created_at == old.created_at
+        assert store.retrieve(large) is None
+        with pytest.raises(DatabaseError, match="the disk is full"):
+            store.run_or_retrieve({"n": 2, "label": "y" * 20_000})
+        disk.clear()
+        if is_open:
+            record = store.run_or_retrieve(large)
+        else:
+            store.run_or_retrieve({"n": 3})  # anything that shows it that there is room
+            assert ask(database, HELD) == []
+            with make(runner, **settings) as other:
+                record = other.run_or_retrieve(large)
+        assert record.custom_data["by"] == "the first"
+        assert Path(record.result_file).read_bytes() == b"call 2"
+        assert calls(record.id) == 1
+    assert ask(database, HELD) == []
+    assert list(STAGING.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "companions", "fewer companions"])
+def test_a_rerun_whose_row_finds_no_room_leaves_the_old_result(disk: SmallDisk, kind: str) -> None:
+    """Row and result are the old ones, until there is room; then both are the new ones."""
+
+    def runner(params: dict[str, Any]) -> None:
+        mark_call(params)
+        path = Path(params["result_file"])
+        if kind == "folder":
+            path.mkdir()
+            path /= "part"
+        path.write_bytes(b"call %d" % calls())
+        if kind == "companions" or (kind == "fewer companions" and calls() == 1):
+            Path(params["result_file"]).with_name("log").write_bytes(b"log %d" % calls())
+        if calls() == 2:
+            disk.fill()
+
+    def content(record: Any) -> list[bytes]:
+        folders = (Path(record.result_file), Path("results", f"{record.id}.files"))
+        paths = [*folders, *(path for folder in folders for path in folder.glob("*"))]
+        return [path.read_bytes() for path in paths if path.is_file()]
+
+    settings = {"db_url": "sqlite:///disk/runs.sqlite3"}
+    with make(runner, **settings) as store:
+        old = store.run_or_retrieve({"n": 0}, by="the first")
+        before = content(old)
+        assert b"call 1" in before
+        with pytest.raises(DatabaseError, match="the disk is full"):
+            store.run({"n": 0}, by="the second", note="x" * 50_000)
+        assert content(old) == before
+        assert store.run_or_retrieve({"n": 0}).custom_data["by"] == "the first"
+        disk.clear()
+        assert store.recover().published == (old.id,)
+        new = store.run_or_retrieve({"n": 0})
+        assert (new.custom_data["by"], new.created_at) == ("the second", old.created_at)
+        assert content(new) == [
+            part.replace(b"1", b"2")
+            for part in before
+            if kind == "companions" or b"log" not in part
+        ]
+    assert calls() == 2
+    assert ask("disk/runs.sqlite3", HELD) == []
+    assert list(STAGING.iterdir()) == []
+
+
+LIMITED = """\
+import resource
+from entropic import DatabaseError, ResultsDirError
+
+SIZES = {"result": (2 << 20, 0), "sidecar": (10, 2 << 20), "row": (10, 700_000)}
+
+def run(params):
+    mark_call(params)
+    with open(params["result_file"], "wb") as file:
+        file.write(bytes(SIZES[WHERE][0] if params["n"] == 2 else 10))
+
+store = make(run)
+store.run({"n": 0})
+old = store.run({"n": 1}, note="x" * SIZES[WHERE][1] if WHERE == "row" else "")
+before = calls()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+for request in (store.run_or_retrieve, store.run_or_retrieve, store.run):
+    try:
+        request({"n": 2}, note="x" * SIZES[WHERE][1])
+    except Exception as error:
+        say(type(error).__name__, str(error).replace("\\n", " "))
+    assert store.run_or_retrieve({"n": 1}).created_at == old.created_at
+    assert store.retrieve({"n": 2}) is None
+    assert store.sweep([{"n": 0}, {"n": 1}])[1].custom_data == old.custom_data
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+with make(run) as other:
+    theirs = (other if ASKED == "another store" else store).run_or_retrieve({"n": 2})
+assert store.run_or_retrieve({"n": 2}).created_at == theirs.created_at
+assert os.path.getsize(theirs.result_file) == SIZES[WHERE][0]
+say("called", calls(theirs.id))
+store.close()
+"""
+
+
+@pytest.mark.parametrize("asked", ["the same store", "another store"])
+@pytest.mark.parametrize(
+    ("where", "message", "count"),
+    [
+        ("result", "OSError [Errno 27] File too large", 4),
+        ("sidecar", "ResultsDirError the run has finished, but its result could not be sealed", 4),
+        ("row", "DatabaseError the database", 2),
+    ],
+)
+def test_a_limit_of_file_sizes_is_told_and_its_end_is_seen(
+    folder: Path, where: str, message: str, count: int, asked: str
+) -> None:
+    """Whatever is too large, old results are hits, and without the limit the same call works."""
+    lines, _ = scripts.run(scripts.arguments(WHERE=where, ASKED=asked) + LIMITED)
+    assert len(lines) == 4
+    for line in lines[:3]:
+        assert line.startswith(message)
+        assert "too large" in line or "see the disk" in line
+    assert lines[3] == f"called {count}"
+    assert ask("runs.sqlite3", HELD) == []
