@@ -16,6 +16,9 @@ from entropic import DatabaseError, ResultsDirError, Store
 from tests import scripts
 from tests.outsiders import ask, is_unlocked
 from tests.simulations import Point, calls, mark_call
+from tests.test_folders import open_folder, run_unprivileged
+
+__all__ = ["open_folder"]  # a fixture
 
 STAGING = Path("results/.entropic/staging")
 HELD = "SELECT id FROM entropic_runs WHERE owner IS NOT NULL"
@@ -37,6 +40,10 @@ class SmallDisk:
     def clear(self) -> None:
         """Make room again."""
         self._ballast.unlink()
+
+    def remount(self, mode: str) -> None:
+        """Mount it anew, ``ro`` or ``rw``."""
+        subprocess.run(["mount", "-o", f"remount,{mode}", str(self.path)], check=True)
 
 
 @pytest.fixture
@@ -265,3 +272,127 @@ def test_a_limit_of_file_sizes_is_told_and_its_end_is_seen(
         assert "too large" in line or "see the disk" in line
     assert lines[3] == f"called {count}"
     assert ask("runs.sqlite3", HELD) == []
+
+
+READ_ONLY = """
+def tried(request):
+    try:
+        return request()
+    except Exception as error:
+        return f"{type(error).__name__} {error}"
+
+def check(store):
+    assert store.retrieve({"n": 0}).n == 0
+    assert store.run_or_retrieve({"n": 0}).n == 0
+    assert [r.n for r in store.sweep([{"n": 1}, {"n": 0}])] == [1, 0]
+    assert sorted(r.n for r in store.as_completed([{"n": 1}, {"n": 0}])) == [0, 1]
+    assert store.retrieve({"n": 2}) is None
+    assert open(store.retrieve({"n": 0}).result_file).read() == "result"
+    assert store.failures() == []
+    for request in (
+        lambda: store.run_or_retrieve({"n": 2}),
+        lambda: store.run({"n": 0}),
+        lambda: store.sweep([{"n": 0}, {"n": 2}]),
+        lambda: store.delete({"n": 0}, remove_file=True),
+    ):
+        print(tried(request))
+    assert store.retrieve({"n": 0}).n == 0
+
+ran = []
+def runner(params):
+    ran.append(params)
+    with open(params["result_file"], "w") as file:
+        file.write("result")
+
+def make(results_dir="results", db_url="sqlite:///runs.sqlite3"):
+    return Store(runner, Point, results_dir, ".npy", db_url)
+
+if MAKES:
+    make().sweep([{"n": 0}, {"n": 1}])
+    ran.clear()
+    for path, mode in CLOSED.items():
+        os.chmod(path, mode)
+store = make(db_url=DB_URL)
+check(store)
+assert ran == []
+if MAKES:
+    for path in reversed(CLOSED):
+        os.chmod(path, 0o700)
+    again = store if "mode=ro" not in DB_URL and "runs.sqlite3" not in CLOSED else make()
+    assert again.run_or_retrieve({"n": 2}).n == 2
+    assert again.delete({"n": 0}, remove_file=True)
+    assert len(ran) == 1
+"""
+FOLDERS = ("results/.entropic/staging", "results/.entropic", "results")
+WRITABLE = "sqlite:///runs.sqlite3"
+
+
+@pytest.mark.parametrize(
+    ("closed", "db_url", "messages"),
+    [
+        (FOLDERS, WRITABLE, [ResultsDirError] * 4),
+        (FOLDERS[2:], WRITABLE, [ResultsDirError] * 4),
+        (("runs.sqlite3",), WRITABLE, [DatabaseError] * 4),
+        ((), "sqlite:///file:runs.sqlite3?mode=ro&uri=true", [DatabaseError] * 4),
+        ((*FOLDERS, "runs.sqlite3"), WRITABLE, [*[ResultsDirError] * 3, DatabaseError]),
+    ],
+    ids=["folder and corner", "folder", "database", "database by its URL", "both"],
+)
+def test_what_may_only_be_read_is_read(
+    open_folder: Path,
+    tmp_path: Path,
+    closed: tuple[str, ...],
+    db_url: str,
+    messages: list[type[Exception]],
+) -> None:
+    """Hits are hits; a run is told what to make writable before it starts; nothing is deleted."""
+    modes = {path: 0o444 if path == "runs.sqlite3" else 0o555 for path in closed}
+    settings = scripts.arguments(CLOSED=modes, DB_URL=db_url, MAKES=True)
+    lines = run_unprivileged(settings + READ_ONLY, open_folder, tmp_path).splitlines()
+    check_refusals(lines, messages)
+
+
+def test_what_is_another_users_is_read(
+    open_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who made it may write; all others, who cannot even look into its private corner, may read."""
+    if os.getuid():
+        pytest.skip("only root can act as another user")
+    monkeypatch.chdir(open_folder)
+
+    def runner(params: dict[str, Any]) -> None:
+        Path(params["result_file"]).write_bytes(b"result")
+
+    with make(runner) as store:
+        store.sweep([{"n": 0}, {"n": 1}])
+    settings = scripts.arguments(CLOSED={}, DB_URL=WRITABLE, MAKES=False)
+    lines = run_unprivileged(settings + READ_ONLY, open_folder, tmp_path).splitlines()
+    check_refusals(lines, [*[ResultsDirError] * 3, DatabaseError])
+
+
+def check_refusals(lines: list[str], errors: list[type[Exception]]) -> None:
+    """Each says what may not be written."""
+    assert len(lines) == len(errors)
+    for line, error in zip(lines, errors, strict=True):
+        assert line.startswith(error.__name__)
+        assert "may not be written" in line or "make the file and its folder writable" in line
+
+
+def test_a_read_only_file_system_is_read(disk: SmallDisk) -> None:
+    """Mounted read-only, with all that was stored on it; mounted anew, the same call works."""
+    settings = {"results_dir": "disk/results", "db_url": "sqlite:///disk/runs.sqlite3"}
+    runner = Filling(disk)
+    with make(runner, **settings) as store:
+        store.sweep([{"n": 0}, {"n": 1}])
+    disk.remount("ro")
+    with make(runner, **settings) as store:
+        assert [record.n for record in store.sweep([{"n": 0}, {"n": 1}])] == [0, 1]
+        with pytest.raises(ResultsDirError, match="on a read-only file system"):
+            store.run_or_retrieve({"n": 2})
+        with pytest.raises(DatabaseError, match="is read-only"):
+            store.delete({"n": 0}, remove_file=True)
+        assert calls() == 2
+    disk.remount("rw")
+    with make(runner, **settings) as store:
+        assert store.sweep([{"n": 0}, {"n": 2}])[1].n == 2
+    assert calls() == 3

@@ -65,7 +65,9 @@ class ResultsFolder:
         suffix: What every result's name ends with.
 
     Attributes:
-        id: The folder's own id, which moves with it; empty until it is opened.
+        id: The folder's own id, which moves with it; empty until it is opened, and where it may
+            not be read.
+        is_writable: Whether runs can be stored in it, as it was when that was last looked at.
     """
 
     def __init__(self, spelled: str | os.PathLike[str], suffix: str) -> None:
@@ -73,6 +75,7 @@ class ResultsFolder:
         self.suffix = suffix
         self.path = os.path.abspath(self.spelled)
         self.id = ""
+        self.is_writable = False
         # Where the path as it was spelled leads to this folder: anywhere, or only here.
         self._cwd = None if os.path.isabs(self.spelled) else working_directory()
         self._staging = corner.staging(self.path)
@@ -80,15 +83,38 @@ class ResultsFolder:
     def open(self) -> None:
         """Make what is missing, and learn the folder's own id.
 
+        One that is there and may not be written is good for all that needs no run.
+
         Raises:
-            ResultsDirError: The path is a file, cannot be made or written, or its private corner
-                is a symbolic link.
+            ResultsDirError: The path is a file, cannot be made, or its private corner is a
+                symbolic link.
+        """
+        try:
+            self.make_ready()
+        except ResultsDirError as error:
+            cause = error.__cause__
+            is_closed = isinstance(cause, OSError) and cause.errno in _NOT_WRITABLE
+            if not (is_closed and os.path.isdir(self.path)):
+                raise
+            self.id = folder_id(self.path) or ""
+
+    def make_ready(self) -> None:
+        """Make what runs need, where it is missing.
+
+        Raises:
+            ResultsDirError: It cannot be made, or may not be written.
         """
         try:
             os.makedirs(self.path, exist_ok=True)
             self.id = corner.make(self.path)
+            for path in (self.path, self._staging):
+                if not os.access(path, os.W_OK | os.X_OK):
+                    is_for_reading = os.statvfs(path).f_flag & os.ST_RDONLY
+                    number = errno.EROFS if is_for_reading else errno.EACCES
+                    raise OSError(number, os.strerror(number), path)
         except OSError as error:
             raise self._unusable(error) from error
+        self.is_writable = True
 
     def spell(self, name: str) -> str:
         """The path of a result, through ``results_dir`` as the user spelled it."""
@@ -478,6 +504,9 @@ class ResultsFolder:
         if os.path.islink(self.path) and not os.path.exists(self.path):
             return f"it is a symbolic link to {os.readlink(self.path)!r}, which is not there"
         return None
+
+
+_NOT_WRITABLE: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def explained(error: OSError) -> str:

@@ -115,9 +115,13 @@ def make(stage: Stage) -> None:
             path=stage.folder,
         ) from error
     except OSError as error:
+        what_to_do = (
+            "move away what is there"
+            if isinstance(error, FileExistsError)
+            else "its folder must be writable, and its disk have room"
+        )
         raise ResultsDirError(
-            f"the staging folder {stage.folder} cannot be made: {error.strerror}; if something of"
-            " that name is there, move it away",
+            f"the staging folder {stage.folder} cannot be made: {error.strerror}; {what_to_do}",
             path=stage.folder,
         ) from error
 

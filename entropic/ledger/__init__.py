@@ -366,9 +366,10 @@ class Ledger(Generic[R]):
             entry = (await self._entries_in(transaction, [id]))[id]
             if entry.record is None:
                 return None
+            # First: a database that cannot be written says so before the result is gone.
+            await transaction.fetch(self._statements.delete, b_id=id)
             transaction.go_on()
             result = await forget(entry)
-            await transaction.fetch(self._statements.delete, b_id=id)
             await transaction.fetch(
                 self._statements.bury,
                 b_model=self._model,

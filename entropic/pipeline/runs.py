@@ -144,6 +144,8 @@ class Runs(Generic[R]):
             EntropicError: The run could not be carried out, or not be stored.
             asyncio.CancelledError: The run was interrupted; its claim has been given back.
         """
+        if not self._cache.folder.is_writable:  # or is it meanwhile?
+            await self._cache.threads.run(self._cache.folder.make_ready)
         for attempt in itertools.count(1):
             run = _Run(parameters, options, is_last=attempt > options.retries)
             ended = await self._claimed(flight, run, unless_newer_than)

@@ -54,6 +54,8 @@ class Salvage(Generic[R]):
 
     async def recover(self) -> Recovered:
         """Store what others have finished and left, discard what they have not; find strays."""
+        if not self._cache.folder.is_writable:
+            await self._cache.threads.run(self._cache.folder.make_ready)
         published, discarded = await self._clear()
         strays = await self._strays(await self._cache.threads.run(self._cache.folder.names))
         if strays:  # what was just being published has its row by now
@@ -63,6 +65,8 @@ class Salvage(Generic[R]):
 
     async def tidy(self) -> None:
         """The same, on the way to something else: what keeps it from it is no failure of that."""
+        if not self._cache.folder.is_writable:
+            return
         try:
             await self._clear()
         except EntropicError:
