@@ -4,24 +4,44 @@ The faults are real: small file systems that run full, limits of the system, loc
 processes, files that may not be written.
 """
 
+import asyncio
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+)
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from entropic import DatabaseError, ResultsDirError, Store
+from entropic import AsyncStore, DatabaseBusyError, DatabaseError, ResultsDirError, Store
 from tests import scripts
-from tests.outsiders import ask, is_unlocked
-from tests.simulations import Point, calls, mark_call
+from tests.outsiders import Waiting, ask, holding, is_unlocked, running, waiting
+from tests.simulations import Point, calls, mark_call, simulate
 from tests.test_folders import open_folder, run_unprivileged
 
 __all__ = ["open_folder"]  # a fixture
 
+pytestmark = pytest.mark.anyio
+
+PATH = "runs.sqlite3"
 STAGING = Path("results/.entropic/staging")
 HELD = "SELECT id FROM entropic_runs WHERE owner IS NOT NULL"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The store is made for asyncio."""
+    return "asyncio"
 
 
 class SmallDisk:
@@ -396,3 +416,170 @@ def test_a_read_only_file_system_is_read(disk: SmallDisk) -> None:
     with make(runner, **settings) as store:
         assert store.sweep([{"n": 0}, {"n": 2}])[1].n == 2
     assert calls() == 3
+
+
+EXCLUSIVE = "BEGIN EXCLUSIVE"
+WRITING = "BEGIN IMMEDIATE"
+
+
+def hold(path: str, statement: str, line: Any) -> None:
+    """In another process: hold a lock until told to let go."""
+    with holding(path, statement):
+        line.send("held")
+        line.recv()
+    line.send("let go")
+
+
+@asynccontextmanager
+async def locked(statement: str = EXCLUSIVE) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Another process has the database locked; gives a way to have it let go."""
+    with running(hold, PATH, statement) as child:
+        assert await asyncio.to_thread(child.recv) == "held"
+
+        async def release() -> None:
+            child.send("now")
+            assert await asyncio.to_thread(child.recv) == "let go"
+
+        yield release
+
+
+def make_async(runner: Callable[..., Any] = simulate, **settings: Any) -> AsyncStore[Point]:
+    """An asynchronous store."""
+    usual = {"file_suffix": ".npy", "db_url": WRITABLE}
+    return AsyncStore(runner, Point, **{**usual, **settings})
+
+
+async def listed(records: AsyncIterable[Point]) -> list[Point]:
+    """All of a stream."""
+    return [record async for record in records]
+
+
+def all_calls(store: AsyncStore[Point]) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
+    """A call of each kind that needs the database; ``{"n": 0}`` to ``{"n": 3}`` are stored."""
+    return {
+        "a hit": lambda: store.run_or_retrieve({"n": 0}),
+        "a miss": lambda: store.run_or_retrieve({"n": 10}),
+        "run": lambda: store.run({"n": 1}),
+        "retrieve": lambda: store.retrieve({"n": 0}),
+        "sweep": lambda: store.sweep([{"n": 0}, {"n": 11}, {"n": 12}]),
+        "as_completed": lambda: listed(store.as_completed([{"n": 0}, {"n": 13}])),
+        "delete": lambda: store.delete({"n": 2}, remove_file=True),
+        "another delete": lambda: store.delete({"n": 3}),
+        "register": lambda: store.register({"n": 14}, "made"),
+        "failures": store.failures,
+    }
+
+
+async def started(
+    store: AsyncStore[Point], lock: Waiting
+) -> tuple[dict[str, asyncio.Task[Any]], float]:
+    """All calls at once, once they have met the lock; and when they were made."""
+    began = time.monotonic()
+    calls = {name: asyncio.create_task(call()) for name, call in all_calls(store).items()}
+    await lock.met()
+    return calls, began
+
+
+async def test_every_call_waits_five_seconds_for_a_lock_and_succeeds() -> None:
+    """Another process has the database to itself for so long; nobody is told that it is busy."""
+    Path("made").write_text("elsewhere")
+    async with make_async() as store:
+        await store.sweep({"n": n} for n in range(4))
+        async with locked() as release:
+            with waiting() as lock:
+                begun, _ = await started(store, lock)
+                opening = make_async()
+                begun["opening"] = asyncio.create_task(opening.run_or_retrieve({"n": 0}))
+                done, _ = await asyncio.wait(begun.values(), timeout=5)
+                assert done == set()
+                await release()
+                ended = dict(zip(begun, await asyncio.gather(*begun.values()), strict=True))
+        assert [record.n for record in ended["sweep"]] == [0, 11, 12]
+        assert sorted(record.n for record in ended["as_completed"]) == [0, 13]
+        assert ended["delete"] is True
+        assert ended["register"].result_file == "made"
+        assert ended["retrieve"].n == ended["opening"].n == 0
+        assert (calls(ended["a miss"].id), calls(ended["run"].id)) == (1, 2)
+        await opening.aclose()
+    assert ask(PATH, HELD) == []
+    assert list(STAGING.iterdir()) == []
+
+
+async def test_every_call_that_waits_for_a_lock_can_be_cancelled() -> None:
+    """Within a second, all of them; afterwards each of them works."""
+    Path("made").write_text("elsewhere")
+    async with make_async() as store:
+        await store.sweep({"n": n} for n in range(4))
+        async with locked() as release:
+            with waiting() as lock:
+                begun, _ = await started(store, lock)
+                cancelled = time.monotonic()
+                for call in begun.values():
+                    call.cancel()
+                await asyncio.wait(begun.values())
+                assert time.monotonic() - cancelled < 1
+                assert all(call.cancelled() for call in begun.values())
+            await release()
+        await asyncio.gather(*(call() for call in all_calls(store).values()))
+        assert (await store.run_or_retrieve({"n": 1})).n == 1
+    assert ask(PATH, HELD) == []
+    assert list(STAGING.iterdir()) == []
+
+
+@pytest.mark.parametrize("statement", [EXCLUSIVE, WRITING])
+async def test_every_call_that_waits_too_long_for_a_lock_is_told_whom_to_look_for(
+    statement: str,
+) -> None:
+    """After ``lock_timeout``, however many wait; afterwards each of them works."""
+    Path("made").write_text("elsewhere")
+    only_read = {"a hit", "retrieve", "failures"} if statement == WRITING else set()
+    async with make_async(lock_timeout=0.5) as store:
+        await store.sweep({"n": n} for n in range(4))
+        async with locked(statement) as release:
+            with waiting() as lock:
+                begun, since = await started(store, lock)
+                await asyncio.wait(begun.values())
+                assert time.monotonic() - since < 1.4
+            await release()
+        for name, call in begun.items():
+            error = call.exception()
+            if name in only_read:
+                assert error is None
+                continue
+            assert type(error) is DatabaseBusyError, name
+            for words in ("locked by another program", "fuser -v", str(Path(PATH).resolve())):
+                assert words in str(error)
+        await asyncio.gather(*(call() for call in all_calls(store).values()))
+    assert ask(PATH, HELD) == []
+    assert list(STAGING.iterdir()) == []
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["run_or_retrieve", "run"])
+async def test_a_lock_that_stays_when_a_run_has_finished_loses_nothing(again: bool) -> None:
+    """The caller is told after ``lock_timeout``; the next request stores it, and runs nothing."""
+    finished, go_on = threading.Event(), threading.Event()
+
+    def runner(params: dict[str, Any]) -> None:
+        simulate(params)
+        if params["n"]:
+            finished.set()
+            assert go_on.wait(30)
+
+    async with make_async(runner, lock_timeout=0.5) as store:
+        await store.run_or_retrieve({"n": 0})
+        call = asyncio.create_task((store.run if again else store.run_or_retrieve)({"n": 1}, by=1))
+        assert await asyncio.to_thread(finished.wait, 30)
+        async with locked() as release:
+            began = time.monotonic()
+            go_on.set()
+            with pytest.raises(DatabaseBusyError):
+                await call
+            assert time.monotonic() - began < 1
+            await release()
+        async with make_async(runner) as other:
+            await store.run({"n": 0})  # anything that shows it that the lock is gone
+            record = await other.run_or_retrieve({"n": 1}, by=2)
+        assert record.custom_data["by"] == 1
+        assert calls(record.id) == 1
+    assert ask(PATH, HELD) == []
+    assert list(STAGING.iterdir()) == []

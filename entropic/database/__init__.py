@@ -6,6 +6,7 @@ What differs between databases is in one file each; which statements there are i
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 from collections.abc import Awaitable, Callable
@@ -59,6 +60,7 @@ class Database:
         self._lock_timeout = lock_timeout
         self._jitter = jitter
         self._engine: AsyncEngine | None = None
+        self._last_locked = -math.inf  # when this one last had the write lock
         self._readers = Sessions(self._connect, self.dialect.readers)
         self._writers = (
             Sessions(self._connect, self.dialect.writers) if self.dialect.writers else self._readers
@@ -153,9 +155,12 @@ class Database:
             asyncio.CancelledError: The call was cancelled. The transaction may have been
                 committed all the same: whoever must know reads it back.
         """
+        asked = asyncio.get_running_loop().time()
         async with self._writers.turn:
             left = asyncio.Event()
-            written = self._written(_Writing(work, begin, undo, tell, left))
+            # Those who queue up behind a lock wait for it together, and not one after the other.
+            since = max(asked, self._last_locked)
+            written = self._written(_Writing(work, begin, undo, tell, left, since))
             try:
                 return await to_the_end(written, left)
             except Exception as error:
@@ -214,17 +219,22 @@ class Database:
 
     async def _transact(self, writing: "_Writing[T]") -> T:
         async def patiently(attempt: Callable[[], Awaitable[Any]]) -> Any:
-            return await self._retrying(attempt, Fault.LOCKED, left=writing.left)
+            return await self._retrying(
+                attempt, Fault.LOCKED, left=writing.left, since=writing.since
+            )
 
         session = await patiently(self._writers.take)
         outcome: bool | None = False
         try:
             await patiently(lambda: session.begin(writing.begin))
+            self._last_locked = asyncio.get_running_loop().time()
             result = await writing.work(Transaction(session, writing.left))
             key = await session.outcome_key()
             outcome = None
             try:
-                await patiently(lambda: session.commit(writing.tell))
+                await self._retrying(
+                    lambda: session.commit(writing.tell), Fault.LOCKED, left=writing.left
+                )
             except Exception as error:
                 outcome = await self._outcome(key, error)
                 if not outcome:
@@ -259,14 +269,16 @@ class Database:
         attempt: Callable[[], Awaitable[T]],
         *faults: Fault,
         left: asyncio.Event | None = None,
+        since: float | None = None,
     ) -> T:
         """Try until it works, or fails for good; ``left`` set means that nobody waits any more.
 
+        At least once, however long it has been waited for before, from ``since`` on.
         What others have locked is waited for until the deadline; a connection that was lost is
         made anew, as long as a server takes to start again.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._lock_timeout
+        deadline = (loop.time() if since is None else since) + self._lock_timeout
         lost: float | None = None
         delay = _FIRST_DELAY
         while True:
@@ -308,6 +320,7 @@ class _Writing(Generic[T]):
     undo: Callable[[], Awaitable[object]] | None
     tell: str | None
     left: asyncio.Event
+    since: float
 
 
 def _dialect(url: sa.URL) -> Dialect:

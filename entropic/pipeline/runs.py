@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
 from entropic.artifacts import Stage
-from entropic.errors import EntropicError, Failure, RowRefusedError
+from entropic.errors import DatabaseBusyError, EntropicError, Failure, RowRefusedError
 from entropic.executors import Executor
 from entropic.identity import ParameterSet, is_heavy
 from entropic.leases import Flight
@@ -329,7 +329,12 @@ class Runs(Generic[R]):
                 raise entry
         except Exception as error:
             # The run is finished: what could not be published stays staged, with its sidecar.
-            await self._settle(run, describe(self._cache.identity, run.parameters, error))
+            about = describe(self._cache.identity, run.parameters, error)
+            if isinstance(error, DatabaseBusyError):  # whoever waits has waited long enough
+                self._claims.release(run.parameters.id)
+                self._claims.owe([(run.parameters.id, run.claim.token, about)])
+            else:
+                await self._settle(run, about)
             if isinstance(error, RowRefusedError):  # which is nothing to the other runs
                 return _failure(run, error)
             raise
