@@ -10,6 +10,7 @@ import pytest
 
 from entropic import AsyncStore, Store
 from entropic.worker import is_async as is_async_runner
+from tests import databases
 from tests.simulations import Point, simulate, simulate_async
 
 T = TypeVar("T")
@@ -63,8 +64,14 @@ async def _close(records: AsyncGenerator[Any, None]) -> None:
     await records.aclose()
 
 
+@pytest.fixture(params=databases.NAMES)
+def database(request: pytest.FixtureRequest, folder: Path) -> Iterator[databases.Place]:
+    """Each database that several processes can share; the current one for this test."""
+    with databases.made(request.param) as place:
+        yield place
+
+
 KINDS = ("store", "store-threads", "async-threads", "async-loop")
-DATABASES = {"file": "sqlite:///runs.sqlite3", "memory": "sqlite://"}
 
 
 @pytest.fixture
@@ -82,7 +89,7 @@ def make_store() -> Iterator[Callable[..., Any]]:
                 "runner": simulate_async if is_async else simulate,
                 "result_cls": Point,
                 "file_suffix": ".npy",
-                "db_url": DATABASES["file"],
+                "db_url": databases.url(),
                 **settings,
             }
             store: Any
@@ -102,13 +109,21 @@ def make_store() -> Iterator[Callable[..., Any]]:
             store.close()
 
 
-# Each kind on a file; one synchronous and one asynchronous kind in memory, where only the
-# connection differs.
-SUBJECTS = [*(f"{kind}-file" for kind in KINDS), "store-memory", "async-threads-memory"]
+# Each kind on a file; one synchronous and one asynchronous kind on each other database, where only
+# the connection differs.
+SUBJECTS = [
+    *(f"{kind}-sqlite" for kind in KINDS),
+    *(f"{kind}-{name}" for kind in ("store", "async-threads") for name in ("memory", "postgresql")),
+]
 
 
 @pytest.fixture(params=SUBJECTS)
-def store(request: pytest.FixtureRequest, make_store: Callable[..., Any]) -> Any:
+def store(
+    request: pytest.FixtureRequest, folder: Path, make_store: Callable[..., Any]
+) -> Iterator[Any]:
     """A store of every kind on every database, as a synchronous one: the contract's subject."""
-    kind, _, database = request.param.rpartition("-")
-    return make_store(kind, db_url=DATABASES[database])
+    kind, _, name = request.param.rpartition("-")
+    with databases.made(name):
+        made = make_store(kind)
+        yield made
+        made.close()

