@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from entropic.artifacts import ResultsFolder, Sidecar, Stage, read_sidecar
-from entropic.leases import is_gone
+from entropic.leases import is_alive, is_gone
 from entropic.ledger import State
 
 
@@ -35,15 +35,15 @@ class Leftovers:
 
     Attributes:
         finished: The sidecars of finished runs, by run id: of each the last.
-        dead: The owners, known to be dead, of runs that are finished.
-        useless: What is to be discarded: (run id, stage) each.
-        held: The claims that were still held by the owners of that: (run id, token) each.
+        dead: The owners that are known to be dead.
+        useless: What is to be discarded, of owners who can publish it no more: run id and stage.
+        held: The same, of those who still could: only under a claim.
     """
 
     finished: dict[str, Sidecar] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
     useless: list[tuple[str, Stage]] = field(default_factory=list)
-    held: list[tuple[str, int]] = field(default_factory=list)
+    held: dict[str, Stage] = field(default_factory=dict)
 
 
 def sort(
@@ -70,16 +70,23 @@ def sort(
         # A token that nobody has: of another database, or of this one before it was put back.
         if is_at_work(state) or token > state.token:
             continue
+        owner = None if token < state.token else state.owner
+        if owner is not None and is_gone(owner):
+            left.dead.add(owner)
         sidecar = read_sealed(stage, id, token)
         if sidecar is not None and token > state.published:
             left.finished[id] = sidecar
-            left.dead.update({state.owner} if state.owner is not None else ())
-        elif _is_useless(stage, sidecar, state, token) and (
-            sidecar is not None or folder.idle_seconds(stage) > patience
-        ):
+            continue
+        if not _is_useless(stage, sidecar, state, token):
+            continue
+        if sidecar is None and folder.idle_seconds(stage) <= patience:
+            continue
+        if owner is None:
             left.useless.append((id, stage))
-            if state.owner is not None and token == state.token:
-                left.held.append((id, token))
+        elif not is_alive(
+            owner
+        ):  # one that has only fallen silent may be paused: there is no hurry
+            left.held[id] = stage
     return left
 
 

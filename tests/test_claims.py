@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from entropic import AsyncStore, RemoteRunError, SettingsError, Store
+from entropic import AsyncStore, Recovered, RemoteRunError, SettingsError, Store
 from entropic.leases import is_gone, new_owner
-from tests import scripts
+from entropic.ledger import Ledger
+from tests import databases, outsiders, scripts
 from tests.outsiders import ask
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate
@@ -171,6 +172,66 @@ def test_an_owner_that_was_paused_past_its_lease_gets_the_winners_record(folder:
     assert os.listdir("results/.entropic/staging") == []
 
 
+def test_a_paused_owner_whose_stage_has_gone_gets_the_winners_record(folder: Path) -> None:
+    """Its runner fails, as its folder was cleared away: that is not its caller's concern."""
+    with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:
+        os.kill(other.process.pid, signal.SIGSTOP)
+        store.run_or_retrieve({"n": 1}, by="the second")
+        (stage,) = Path("results/.entropic/staging").iterdir()
+        grow_old(stage)
+        assert len(store.recover().discarded) == 1
+        Path("released").touch()
+        os.kill(other.process.pid, signal.SIGCONT)
+        assert other.expect("got") == "the second"
+    assert calls() == 2
+
+
+def test_a_paused_owner_of_this_machine_keeps_its_stage(folder: Path) -> None:
+    """Nobody wants its run: when it goes on, it finishes it."""
+    with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:
+        os.kill(other.process.pid, signal.SIGSTOP)
+        (stage,) = Path("results/.entropic/staging").iterdir()
+        grow_old(stage)
+        wait_for(has_lapsed)
+        assert store.recover() == Recovered()
+        Path("released").touch()
+        os.kill(other.process.pid, signal.SIGCONT)
+        assert other.expect("got") == "the first"
+    assert calls() == 1
+
+
+def test_a_paused_owner_of_another_machine_is_fenced_before_its_stage_goes(folder: Path) -> None:
+    """It may have died there. If it has not, it runs again."""
+    with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:
+        os.kill(other.process.pid, signal.SIGSTOP)
+        (stage,) = Path("results/.entropic/staging").iterdir()
+        grow_old(stage)
+        wait_for(has_lapsed)
+        elsewhere = json.dumps(["elsewhere", "another boot", "pid:[1]", 1, "1", "0"])
+        databases.change(f"UPDATE entropic_runs SET owner = '{elsewhere}'")
+        assert len(store.recover().discarded) == 1
+        assert databases.ask("SELECT token, owner FROM entropic_runs") == [(2, None)]
+        Path("released").touch()
+        os.kill(other.process.pid, signal.SIGCONT)
+        other.expect("in")
+        assert other.expect("got") == "the first"
+    assert calls() == 2
+    assert os.listdir("results/.entropic/staging") == []
+
+
+def grow_old(stage: Path) -> None:
+    """As if nobody had written to it for an hour."""
+    old = time.time() - 3600
+    for path in [*stage.iterdir(), stage]:
+        os.utime(path, (old, old))
+
+
+def has_lapsed() -> bool:
+    """Whether the one claim's lease has passed."""
+    ((expires,),) = [databases.ask("SELECT lease_expires FROM entropic_runs")]
+    return bool(expires < time.time() - 0.1)
+
+
 def test_an_owner_whose_loop_is_blocked_keeps_its_claims(folder: Path) -> None:
     """The heartbeat has a thread of its own: many leases pass, and none is lost."""
 
@@ -202,6 +263,183 @@ def test_an_owner_whose_loop_is_blocked_keeps_its_claims(folder: Path) -> None:
         owner.join()
         assert Path(store.retrieve({"n": 1}).result_file).read_text() == "blocked"
     assert calls() == 1
+
+
+def test_a_claim_is_kept_from_its_commit_on(folder: Path) -> None:
+    """Also where the loop is blocked before it has heard of it."""
+    leases: set[float] = set()
+
+    def renewed() -> bool:
+        leases.update(databases.ask("SELECT lease_expires FROM entropic_runs WHERE owner <> ''"))
+        return len(leases) >= 5
+
+    async def main() -> None:
+        async with make(lease_ttl=0.4) as store:
+            await store.retrieve({"n": 1})
+            asking = asyncio.create_task(store.run_or_retrieve({"n": 1}))
+            while not renewed() and not leases:
+                await asyncio.sleep(0)
+            wait_for(renewed)
+            await asking
+
+    asyncio.run(main())
+    assert calls() == 1
+
+
+def test_a_cancelled_claim_leaves_its_successors_alone(folder: Path) -> None:
+    """The one is still in line when the other is asked for: each has its own, or none."""
+    seen: list[Any] = []
+
+    async def run(params: dict[str, Any]) -> None:
+        mark_call(params)
+        await asyncio.sleep(0)
+        while len(os.listdir("calls")) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # the cancelled one's claim would be given back meanwhile
+        seen.extend(ask("runs.sqlite3", "SELECT state FROM entropic_runs WHERE state <> 'done'"))
+        Path(params["result_file"]).write_text("x")
+
+    async def main() -> None:
+        async with make(run) as store:
+            await store.retrieve({"n": 0})
+            with outsiders.holding("runs.sqlite3", "BEGIN IMMEDIATE") as release:
+                with outsiders.waiting() as lock:
+                    first = asyncio.create_task(store.run_or_retrieve({"n": 0}))
+                    await lock.met()
+                left = asyncio.create_task(store.run_or_retrieve({"n": 1}))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                left.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await left
+                again = asyncio.create_task(store.run_or_retrieve({"n": 1}))
+                await asyncio.sleep(0)
+                release()
+                await asyncio.gather(first, again)
+
+    asyncio.run(main())
+    assert set(seen) == {"running"}
+    assert calls() == 2
+
+
+def test_a_lease_that_was_renewed_meanwhile_is_not_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had passed when it was looked at, and has not when it is claimed."""
+
+    async def shift(seconds: float) -> None:
+        sql = f"UPDATE entropic_runs SET lease_expires = lease_expires + {seconds}"
+        await asyncio.to_thread(databases.change, sql)
+
+    claim = Ledger.claim
+    is_lapsed, was_claimed = asyncio.Event(), asyncio.Event()
+
+    async def after_a_renewal(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_lapsed.is_set():
+            await shift(+7200)
+            is_lapsed.clear()
+            was_claimed.set()
+        return await claim(self, *args, **kwargs)
+
+    async def main() -> None:
+        async with make(until_released) as one, make(write_second) as two:
+            first = asyncio.create_task(one.run_or_retrieve({"n": 1}))
+            await asyncio.to_thread(wait_for, lambda: calls() == 1)
+            monkeypatch.setattr(Ledger, "claim", after_a_renewal)
+            with watched("under way in another store") as is_waiting:
+                second = asyncio.create_task(two.run_or_retrieve({"n": 1}))
+                await is_waiting()
+            is_lapsed.set()
+            await shift(-7200)
+            async with asyncio.timeout(20):
+                await was_claimed.wait()
+            Path("released").touch()
+            await asyncio.gather(first, second)
+
+    asyncio.run(main())
+    assert calls() == 1
+
+
+@contextmanager
+def watched(message: str) -> Iterator[Callable[[], Any]]:
+    """Gives a way to wait until something has been logged."""
+    loop, met = asyncio.get_running_loop(), asyncio.Event()
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if message in record.getMessage():
+                loop.call_soon_threadsafe(met.set)
+
+    async def wait() -> None:
+        async with asyncio.timeout(20):
+            await met.wait()
+
+    logger = logging.getLogger("entropic")
+    handler, level = Watch(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield wait
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@pytest.mark.parametrize(("retries", "waiters"), [(1, 0), (0, 1)])
+def test_a_failure_that_is_tried_again_ends_nobodys_waiting(
+    folder: Path, retries: int, waiters: int
+) -> None:
+    """Neither where its owner tries again, nor where the one who waits would."""
+
+    async def fails_at_first(params: dict[str, Any]) -> None:
+        mark_call(params)
+        if calls() == 1:
+            await waits[0]()
+            raise ValueError("in vain")
+        Path(params["result_file"]).write_text("at last")
+
+    waits: list[Callable[[], Any]] = []
+
+    async def main() -> Any:
+        one, two = make(fails_at_first, retries=retries), make(fails_at_first, retries=waiters)
+        async with one, two:
+            with watched("under way in another store") as is_waiting:
+                waits.append(is_waiting)
+                first = asyncio.create_task(one.run_or_retrieve({"n": 1}))
+                await asyncio.to_thread(wait_for, lambda: calls() == 1)
+                second = asyncio.create_task(two.run_or_retrieve({"n": 1}))
+                return await asyncio.gather(first, second, return_exceptions=True)
+
+    first, second = asyncio.run(main())
+    assert Path(second.result_file).read_text() == "at last"
+    assert isinstance(first, Point if retries else ValueError)
+    assert calls() == 2
+
+
+def test_the_failure_of_other_parameters_under_the_same_id_is_not_ones_own(folder: Path) -> None:
+    """Whoever chose the id gets a run of the parameters that were asked for."""
+
+    async def run(params: dict[str, Any]) -> None:
+        mark_call(params)
+        if params["n"] == 1:
+            await waits[0]()
+            raise ValueError("n = 1 is bad")
+        Path(params["result_file"]).write_text("good")
+
+    waits: list[Callable[[], Any]] = []
+
+    async def main() -> Any:
+        async with make(run) as one, make(run) as two:
+            with watched("under way in another store") as is_waiting:
+                waits.append(is_waiting)
+                first = asyncio.create_task(one.run_or_retrieve({"n": 1, "id": "base"}))
+                await asyncio.to_thread(wait_for, lambda: calls() == 1)
+                second = asyncio.create_task(two.run_or_retrieve({"n": 2, "id": "base"}))
+                return await asyncio.gather(first, second, return_exceptions=True)
+
+    first, second = asyncio.run(main())
+    assert isinstance(first, ValueError)
+    assert (second.id, second.n) == ("base", 2)
 
 
 def test_a_wait_for_another_process_can_be_cancelled(folder: Path) -> None:
@@ -275,7 +513,7 @@ def shared_sweep(processes: int, count: int, seconds: float) -> float:
             [sys.executable, "shared.py"],
             stdout=subprocess.PIPE,
             text=True,
-            env={"PYTHONPATH": str(scripts.ROOT), "PATH": ""},
+            env={**scripts.ENVIRONMENT, "ENTROPIC_TEST_DB_URL": databases.url()},
         )
         for _ in range(processes)
     ]

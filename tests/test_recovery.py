@@ -75,6 +75,8 @@ def after_awaited(owner, name):
 
 def run(params):
     simulate(params)
+    if AGAIN:
+        open(params["result_file"], "ab").write(b"x" * calls())  # each of another size
     if KIND == "folder":
         os.rename(params["result_file"], params["result_file"] + ".one")
         os.mkdir(params["result_file"])
@@ -194,6 +196,17 @@ def test_who_takes_a_dead_owners_run_over_takes_its_result(folder: Path) -> None
         assert (record.custom_data["by"], calls()) == ("the first", before)
         assert store.run({"n": 1}, by="the third").custom_data["by"] == "the third"
         assert calls() == before + 1
+    check_whole()
+
+
+def test_a_rerun_killed_in_the_middle_of_publishing_is_retrieved(folder: Path) -> None:
+    """The old row does not fit the new result: what was finished is rolled forward at once."""
+    with make() as store:
+        store.run({"n": 0})
+        crash("kill", "after publishing", again=True)
+        record = store.retrieve({"n": 1})
+        assert record is not None
+        assert record.custom_data["by"] == "the first"
     check_whole()
 
 

@@ -213,6 +213,30 @@ def test_a_result_may_be_a_folder(store_of: Callable[..., Any]) -> None:
     assert published() == []
 
 
+def test_a_rerun_between_a_rows_reading_and_its_results_is_no_miss(
+    make_store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row is the old one, the file has another size already, and nobody is at work any more."""
+
+    def write(params: dict[str, Any]) -> None:
+        mark_call(params)
+        Path(params["result_file"]).write_text("x" * calls())
+
+    store, other = make_store(runner=write), make_store(runner=write)
+    store.run({"n": 1})
+    other.retrieve({"n": 1})
+    locate = ResultsFolder.locate
+
+    def rerun_first(self: Any, *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(ResultsFolder, "locate", locate)
+        other.run({"n": 1})
+        return locate(self, *args, **kwargs)
+
+    monkeypatch.setattr(ResultsFolder, "locate", rerun_first)
+    record = store.retrieve({"n": 1})
+    assert Path(record.result_file).read_text() == "xx"
+
+
 def test_a_reader_never_sees_a_result_that_is_missing_or_half_new(
     make_store: Callable[..., Any],
 ) -> None:

@@ -6,6 +6,16 @@ store's claims alive; ``owners`` tells whose claims are a dead process's.
 
 from entropic.leases.flights import Flight, Flights, Key, Waiter, waiting
 from entropic.leases.heartbeat import Heartbeat
-from entropic.leases.owners import is_gone, new_owner
+from entropic.leases.owners import is_alive, is_gone, new_owner
 
-__all__ = ["Flight", "Flights", "Heartbeat", "Key", "Waiter", "is_gone", "new_owner", "waiting"]
+__all__ = [
+    "Flight",
+    "Flights",
+    "Heartbeat",
+    "Key",
+    "Waiter",
+    "is_alive",
+    "is_gone",
+    "new_owner",
+    "waiting",
+]

@@ -36,6 +36,12 @@ def is_gone(owner: str) -> bool:
     return _started(pid) != started
 
 
+def is_alive(owner: str) -> bool:
+    """Whether an owner is a process of this machine that has not ended, be it paused."""
+    named = _parsed(owner)
+    return named is not None and named[0] == _place() and _started(named[1]) == named[2] != ""
+
+
 def _parsed(owner: str) -> tuple[tuple[str, str], int, str] | None:
     """What a name says; ``None`` where it is no name of this form, whoever wrote it."""
     try:

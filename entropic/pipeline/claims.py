@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from entropic.errors import DatabaseBusyError, DatabaseError
-from entropic.leases import Heartbeat
+from entropic.leases import Heartbeat, is_gone
 from entropic.ledger import Claim, Ledger, State
 from entropic.models import Base
 from entropic.pipeline.batching import Batcher
@@ -79,9 +79,15 @@ class Claims(Generic[R]):
         Raises:
             DatabaseError: The database failed; nothing is claimed.
         """
-        (claim,) = await self._taking.ask([(id, seen)])
-        if isinstance(claim, Claim) and self._claimant.heartbeat is not None:
-            self._claimant.heartbeat.hold(id)
+        # From its commit on it is renewed, also while the loop is too busy to hear of it.
+        self._hold(id)
+        try:
+            (claim,) = await self._taking.ask([(id, seen)])
+        except BaseException:
+            self.release(id)
+            raise
+        if isinstance(claim, State):
+            self.release(id)
         return claim
 
     async def take_free(self, ids: Sequence[str], gone: Sequence[str]) -> dict[str, Claim]:
@@ -95,7 +101,8 @@ class Claims(Generic[R]):
             DatabaseError: The database failed; nothing is claimed.
         """
         owner = self._claimant.owner
-        # What this store has claimed and could not give back is its own to take again.
+        # What this store has claimed and could not give back is its own to take again; each run
+        # of it that is under way is asked for once.
         return await self._ledger.claim(ids, owner, self._claimant.ttl, [owner, *gone])
 
     async def ended(self, id: str) -> State:
@@ -105,6 +112,10 @@ class Claims(Generic[R]):
             DatabaseError: The database failed.
         """
         return await self._elsewhere.ended(id)
+
+    def _hold(self, id: str) -> None:
+        if self._claimant.heartbeat is not None:
+            self._claimant.heartbeat.hold(id)
 
     def release(self, id: str) -> None:
         """Renew a claim no more."""
@@ -163,8 +174,9 @@ class Claims(Generic[R]):
                 if not is_newer(states[id], seen) and not is_at_work(states[id])
             ]
             if free:
-                owners = {states[id].owner for id in free}
-                claims |= await self.take_free(free, [owner for owner in owners if owner])
+                # Not those whose leases had passed: by the time of the claim they may be renewed.
+                owners = {owner for id in free if (owner := states[id].owner) is not None}
+                claims |= await self.take_free(free, [owner for owner in owners if is_gone(owner)])
         if claims:  # so there is room, and no lock
             await self.give_back_owed()
         return [claims.get(id) or states[id] for id in ids]

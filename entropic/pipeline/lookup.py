@@ -42,6 +42,15 @@ class Answer(Generic[R]):
     error: EntropicError | None = None
     is_unsettled: bool = False
 
+    def is_doubtful(self, looks: int) -> bool:
+        """Whether to look again, after so many looks before this one.
+
+        At first, also where nobody runs it: that may have begun and ended between the reading of
+        the row and the look for its result.
+        """
+        is_lost = self.entry.record is not None and self.record is None and self.error is None
+        return self.is_unsettled or (is_lost and looks == 0)
+
 
 class Lookup(Generic[R]):
     """Looks parameter sets up.
@@ -77,13 +86,14 @@ class Lookup(Generic[R]):
             DatabaseError: The database failed.
         """
         answers = await self._answer(sets)
-        for _ in range(_LOOKS):
-            unsettled = [at for at, answer in enumerate(answers) if answer.is_unsettled]
-            if not unsettled:
+        for look in range(_LOOKS):
+            doubtful = [at for at, answer in enumerate(answers) if answer.is_doubtful(look)]
+            if not doubtful:
                 break
-            await asyncio.sleep(_LOOK_SECONDS)
-            again = await self._answer([sets[at] for at in unsettled])
-            for at, answer in zip(unsettled, again, strict=True):
+            if look:
+                await asyncio.sleep(_LOOK_SECONDS)
+            again = await self._answer([sets[at] for at in doubtful])
+            for at, answer in zip(doubtful, again, strict=True):
                 answers[at] = answer
         for answer in answers:
             _warn(answer)

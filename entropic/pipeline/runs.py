@@ -116,7 +116,8 @@ class Runs(Generic[R]):
         self._owner = claimant.owner
         self._patience = claimant.ttl
         self._checksum = checksum
-        self._leftovers: set[asyncio.Task[None]] = set()
+        # What cancelled requests have still to give back, by run id.
+        self._leaving: dict[str, asyncio.Task[None]] = {}
 
     async def run(
         self,
@@ -149,13 +150,15 @@ class Runs(Generic[R]):
         for attempt in itertools.count(1):
             run = _Run(parameters, options, is_last=attempt > options.retries)
             ended = await self._claimed(flight, run, unless_newer_than)
+            landed: Landed[R] | Failure | None
             if ended is not None:
-                return ended.failure
-            landed = await self._attempt(flight, run, unless_newer_than)
+                landed = ended.failure
+            else:
+                landed = await self._attempt(flight, run, unless_newer_than)
             if not isinstance(landed, Failure):
                 return landed
-            if run.is_last or not may_pass(landed.exception) or not flight.is_wanted:
-                return replace(landed, attempts=attempt)
+            if _is_final(flight, run, landed.exception):
+                return landed if ended is not None else replace(landed, attempts=attempt)
             # Meanwhile nothing is at work, and nothing is lost by leaving.
             flight.has_started = False
             delay = retry_delay(attempt, random.random())
@@ -185,11 +188,19 @@ class Runs(Generic[R]):
             landed = await undisturbed(self._store(run, left))
             return landed or await self._overtaken(flight, run)
         if outcome.error is not None:
+            if await undisturbed(self._is_fenced(run)):
+                # Paused past its lease, perhaps: its stage may have gone with that.
+                await undisturbed(self._give_back(run))
+                return await self._overtaken(flight, run)
             about = describe(self._cache.identity, run.parameters, outcome.error, outcome.traceback)
             # A result that was finished before the disk failed is left where it is.
             leave = self._settle if outcome.is_finished else self._give_back
+            # A failure that is none yet is nobody else's, either.
+            is_final = outcome.is_finished or _is_final(flight, run, outcome.error)
             # A cancellation must not be lost on a run that would be tried again.
-            await (undisturbed if run.is_last else to_the_end)(leave(run, about))
+            await (undisturbed if run.is_last else to_the_end)(
+                leave(run, about if is_final else None)
+            )
             if outcome.is_finished:  # whatever runs next, the disk fails it, too
                 raise outcome.error
             return _failure(run, outcome.error, outcome.traceback)
@@ -201,8 +212,8 @@ class Runs(Generic[R]):
 
     async def aclose(self) -> None:
         """Wait until all claims that cancelled runs left behind have been given back."""
-        while self._leftovers:
-            await asyncio.wait(self._leftovers)
+        while self._leaving:
+            await asyncio.wait(self._leaving.values())
         await self._claims.aclose()
 
     async def _claimed(
@@ -219,7 +230,7 @@ class Runs(Generic[R]):
                 flight.is_elsewhere = True
                 _logger.info("run %s is under way in another store; waiting", run.parameters.id)
                 state = await self._claims.ended(run.parameters.id)
-                if state.failure is not None and unless_newer_than is not None:
+                if self._is_its_own(state.failure, run) and unless_newer_than is not None:
                     return state
             if is_newer(state, unless_newer_than):
                 return replace(state, failure=None)
@@ -239,15 +250,23 @@ class Runs(Generic[R]):
             if taking is None or taking.exception() is None:
                 await self._give_back(run)
 
-        task = asyncio.create_task(give_back())
-        self._leftovers.add(task)
-        task.add_done_callback(self._leftovers.discard)
+        id = run.parameters.id
+        task = self._leaving[id] = asyncio.create_task(give_back())
+
+        def ended(_: object) -> None:
+            if self._leaving.get(id) is task:
+                del self._leaving[id]
+
+        task.add_done_callback(ended)
         await undisturbed(asyncio.wait({task}, timeout=_GRACE_SECONDS))
 
     async def _take(self, run: _Run, unless_newer_than: int | None) -> State | None:
         """Try to claim a run; ``None`` where that has worked, else how it is with it."""
 
         async def take() -> State | None:
+            # A claim that a cancelled request is still to get must not be taken for this one's.
+            while (leaving := self._leaving.get(run.parameters.id)) is not None:
+                await asyncio.wait({leaving})
             claim = await self._claims.take(run.parameters.id, unless_newer_than)
             if isinstance(claim, State):
                 return claim
@@ -346,6 +365,20 @@ class Runs(Generic[R]):
             entry.record.__dict__["result_file"] = self._cache.folder.given(entry.result.name)
         return Landed(entry.record, finished.outcome.elapsed_seconds)
 
+    async def _is_fenced(self, run: _Run) -> bool:
+        """Whether the claim is no longer ours."""
+        state = (await self._cache.ledger.states([run.parameters.id]))[run.parameters.id]
+        return (state.token, state.owner) != (run.claim.token, self._owner)
+
+    def _is_its_own(self, failure: Failure | None, run: _Run) -> bool:
+        """Whether a failure elsewhere is that of the same parameters, of whoever chose the id."""
+        if failure is None or not run.parameters.has_own_id:
+            return failure is not None
+        try:
+            return self._cache.identity.resolve(failure.params).digest == run.parameters.digest
+        except EntropicError:  # large ones are not on record
+            return False
+
     async def _overtaken(self, flight: Flight[Any], run: _Run) -> Landed[R] | None:
         """This run came too late; the record of the later owner is what its requests get.
 
@@ -384,6 +417,11 @@ class Runs(Generic[R]):
             _logger.warning(
                 "the claim of %s could not be given back", run.parameters.id, exc_info=True
             )
+
+
+def _is_final(flight: Flight[Any], run: _Run, error: Exception) -> bool:
+    """Whether a failure is the run's end, and it is not tried again."""
+    return run.is_last or not may_pass(error) or not flight.is_wanted
 
 
 def _failure(run: _Run, error: Exception, traceback: str | None = None) -> Failure:

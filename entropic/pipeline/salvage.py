@@ -122,15 +122,28 @@ class Salvage(Generic[R]):
         left: Leftovers = await self._cache.threads.run(
             sort, staged, states, self._cache.folder, self._patience
         )
-        await self._cache.threads.run(self._publisher.discard, [stage for _, stage in left.useless])
-        for id, stage in left.useless:
+        useless = [*left.useless, *await self._fenced(left)]
+        await self._cache.threads.run(self._publisher.discard, [stage for _, stage in useless])
+        for id, stage in useless:
             _logger.info("discarded what was staged of %s (%s)", id, stage.folder)
-        await self._claims.give_back([(id, token, None) for id, token in left.held])
         stored: list[str] = []
         finished = list(left.finished.values())
         for start in range(0, len(finished), BATCH):
             stored += await self._recovered(finished[start : start + BATCH], list(left.dead))
-        return stored, [id for id, _ in left.useless]
+        return stored, [id for id, _ in useless]
+
+    async def _fenced(self, left: Leftovers) -> list[tuple[str, Stage]]:
+        """Of what is still somebody's, what nobody can publish any more, as it has a later claim.
+
+        It is not discarded before that: its owner may wake up and finish it.
+        """
+        fenced = []
+        ids = list(left.held)
+        for start in range(0, len(ids), BATCH):
+            claims = await self._claims.take_free(ids[start : start + BATCH], list(left.dead))
+            fenced += [(id, left.held[id]) for id in claims if not left.held[id].has_sidecar]
+            await self._claims.give_back([(id, claim.token, None) for id, claim in claims.items()])
+        return fenced
 
     async def _recovered(self, sidecars: Sequence[Sidecar], dead: Sequence[str]) -> list[str]:
         """Store finished runs, each under a claim of its own; the ids of those that were."""
