@@ -25,12 +25,10 @@ from tests.outsiders import ask
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate
 
-URL = "sqlite:///runs.sqlite3"
-
 
 def make(runner: Callable[..., Any] = simulate, kind: Any = AsyncStore, **settings: Any) -> Any:
     """A store of its own on the one database."""
-    return kind(runner, Point, file_suffix=".npy", db_url=URL, **settings)
+    return kind(runner, Point, file_suffix=".npy", db_url=databases.url(), **settings)
 
 
 def until_released(params: dict[str, Any]) -> None:
@@ -50,7 +48,7 @@ def run(params):
     if FAILS: raise ValueError("in vain")
 store = make(run, lease_ttl=TTL, executor=EXECUTOR)
 try:
-    say("got", store.run_or_retrieve({"n": 1}, by="the first").custom_data["by"])
+    say("got", store.run_or_retrieve({"n": N}, by="the first").custom_data["by"])
 except Exception as error:
     say("failed", type(error).__name__)
 """
@@ -58,10 +56,10 @@ except Exception as error:
 
 @contextmanager
 def holding(
-    *, ttl: float = 3600, fails: bool = False, executor: str = "caller"
+    n: int = 1, *, ttl: float = 3600, fails: bool = False, executor: str = "caller"
 ) -> Iterator[scripts.Script]:
-    """Another process that runs ``{"n": 1}`` until it is released."""
-    settings = scripts.arguments(TTL=ttl, FAILS=fails, EXECUTOR=executor)
+    """Another process that runs ``{"n": 1}``, or another set, until it is released."""
+    settings = scripts.arguments(N=n, TTL=ttl, FAILS=fails, EXECUTOR=executor)
     with scripts.script(settings + HOLDING) as script:
         script.expect("in")
         yield script
@@ -120,6 +118,36 @@ def test_another_process_that_runs_it_is_waited_for(folder: Path) -> None:
     assert got[0].custom_data["by"] == "the first"
     assert Path(got[0].result_file).read_text() == "the first"
     assert calls() == 1
+
+
+@pytest.mark.timeout(30)
+def test_postgresql_tells_waiters_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would look again after an hour; also where the connection that listens was lost."""
+    for delay in ("_FIRST_DELAY", "_LONGEST_DELAY"):
+        monkeypatch.setattr(f"entropic.pipeline.elsewhere.{delay}", 3600.0)
+    took: list[float] = []
+    with databases.made("postgresql") as place, make(kind=Store) as store:
+        for n in range(5):
+            Path("released").unlink(missing_ok=True)
+            if n == 3:
+                place.ask(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE query LIKE 'LISTEN%'"
+                )
+            with holding(n) as other, ThreadPoolExecutor(1) as thread:
+                asking = thread.submit(store.run_or_retrieve, {"n": n})
+                wait_for(lambda: bool(listeners(place)))
+                Path("released").touch()
+                other.expect("got", "the first")
+                landed = time.monotonic()
+                assert asking.result().custom_data["by"] == "the first"
+                took.append(time.monotonic() - landed)
+    assert sorted(took)[2] < 0.05
+
+
+def listeners(place: Any) -> list[Any]:
+    """The sessions that were last told to listen."""
+    return list(place.ask("SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"))
 
 
 def test_a_failure_elsewhere_is_that_of_all_who_waited(

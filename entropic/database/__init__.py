@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from entropic._shield import to_the_end, undisturbed
 from entropic.database.dialect import Begin, Dialect, Fault, Session
-from entropic.database.sessions import Sessions
+from entropic.database.sessions import Sessions, drop
 from entropic.database.statement import Statement
 from entropic.database.transaction import Transaction
 from entropic.database.urls import async_url, masked
@@ -60,6 +60,7 @@ class Database:
         self._lock_timeout = lock_timeout
         self._jitter = jitter
         self._engine: AsyncEngine | None = None
+        self._listener: Session | None = None
         self._last_locked = -math.inf  # when this one last had the write lock
         self._readers = Sessions(self._connect, self.dialect.readers)
         self._writers = (
@@ -167,6 +168,31 @@ class Database:
                 self._translate(error)
                 raise
 
+    async def listen(self, told: Callable[[str], None]) -> None:
+        """Have a function called with what others tell when they have committed, from now on.
+
+        It lasts until the connection is lost: ask again from time to time. Nothing happens where
+        databases of this kind tell nothing.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        if not self.dialect.tells or (self._listener is not None and self._listener.is_usable):
+            return
+        try:
+            await to_the_end(self._listen(told))
+        except Exception as error:
+            self._translate(error)
+            raise
+
+    async def _listen(self, told: Callable[[str], None]) -> None:
+        lost, self._listener = self._listener, None
+        if lost is not None:
+            await drop(lost)
+        session = await self._connect()
+        self._listener = session
+        await session.listen(told)
+
     async def _open(self) -> None:
         self._engine = self.dialect.engine(self._lock_timeout)
         sa.event.listen(self._engine.sync_engine, "handle_error", _keep_connection)
@@ -183,6 +209,9 @@ class Database:
         engine, self._engine = self._engine, None
         for sessions in {self._readers, self._writers}:
             await sessions.aclose()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await drop(listener)
         if engine is not None:
             await engine.dispose()
 

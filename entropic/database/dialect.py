@@ -92,8 +92,8 @@ class Session(Protocol):
         """Whether a transaction of another session has; ``None`` where nobody knows."""
         ...
 
-    async def listen(self, told: Callable[[str], None], lost: Callable[[], None]) -> bool:
-        """Have a function called with what others tell; whether there is such a thing."""
+    async def listen(self, told: Callable[[str], None]) -> None:
+        """Have a function called with what others tell, for as long as the session lasts."""
         ...
 
 
@@ -105,12 +105,14 @@ class Dialect(Protocol):
         readers: How many connections read at once.
         writers: How many write; 0 where the one that reads does.
         now: The database's own clock, in seconds since 1970.
+        tells: Whether sessions can tell one another of what they have committed.
     """
 
     is_private: bool
     readers: int
     writers: int
     now: sa.ColumnElement[float]
+    tells: bool
 
     def engine(self, lock_timeout: float) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""

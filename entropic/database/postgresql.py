@@ -102,13 +102,9 @@ class PostgreSQLSession:
                 return None if status is None else bool(status == "committed")
             await asyncio.sleep(0.05)
 
-    async def listen(self, told: Callable[[str], None], lost: Callable[[], None]) -> bool:
-        """Have a function called with what others tell; PgBouncer hands nothing on."""
-        if self._is_pooled:
-            return False
-        self._driver.add_termination_listener(lambda _: lost())
+    async def listen(self, told: Callable[[str], None]) -> None:
+        """Have a function called with what others tell, for as long as the session lasts."""
         await self._asked(self._driver.add_listener(_CHANNEL, lambda *heard: told(heard[-1])))
-        return True
 
     async def _execute(self, sql: str) -> None:
         await self._asked(self._driver.execute(sql))
@@ -145,6 +141,7 @@ class PostgreSQL:
         self.url = url
         self._lock_timeout = 0.0
         self._is_pooled = url.query.get("pgbouncer") == "true"
+        self.tells = not self._is_pooled  # PgBouncer hands nothing on
 
     def engine(self, lock_timeout: float) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""

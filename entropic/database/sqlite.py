@@ -85,9 +85,8 @@ class SQLiteSession:
     async def has_committed(self, key: Any) -> None:
         """The same."""
 
-    async def listen(self, told: Callable[[str], None], lost: Callable[[], None]) -> bool:
+    async def listen(self, told: Callable[[str], None]) -> None:
         """SQLite tells nobody of anything."""
-        return False
 
 
 # Transactions are begun by hand: the driver's own BEGIN is deferred, and a read-then-write in one
@@ -105,6 +104,7 @@ class SQLite:
     """What is special about SQLite."""
 
     readers = 1
+    tells = False
     # unixepoch('subsec') is of 3.42.
     now: sa.ColumnElement[float] = sa.literal_column(
         "((julianday('now') - 2440587.5) * 86400.0)", sa.Double()

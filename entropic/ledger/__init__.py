@@ -181,6 +181,14 @@ class Ledger(Generic[R]):
             states[id] = State(token, published, owner, bool(is_live), failure)
         return states
 
+    async def listen(self, changed: Callable[[], None]) -> None:
+        """Have a function called when somebody has stored, failed or given back a run; as it goes.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        await self._database.listen(lambda model: changed() if model == self._model else None)
+
     async def claim(
         self, ids: Sequence[str], owner: str, ttl: float, gone: Sequence[str] = ()
     ) -> dict[str, Claim]:

@@ -62,7 +62,7 @@ class Claims(Generic[R]):
         self._taking: Batcher[_Wanted, Claim | State] = Batcher(self._take, BATCH)
         self._returning: Batcher[_Return, None] = Batcher(self._return, BATCH)
         self._owed: list[_Return] = []
-        self._elsewhere = Elsewhere(ledger.states)
+        self._elsewhere = Elsewhere(ledger.states, ledger.listen)
         self._contended_until = 0.0
 
     async def take(self, id: str, seen: int | None) -> Claim | State:

@@ -1,7 +1,7 @@
 """Runs that other stores have claimed, in this process or on other machines: waiting for them.
 
 All that this store waits for is looked at in one statement, again and again: often while things
-happen, more seldom while they do not.
+happen, more seldom while they do not; and at once where the database tells that something has.
 """
 
 import asyncio
@@ -10,11 +10,13 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from entropic.errors import DatabaseError
 from entropic.ledger import State
 from entropic.recovery import is_at_work
 
 _FIRST_DELAY: Final = 0.01
 _LONGEST_DELAY: Final = 0.2
+_DEAF_SECONDS: Final = 5.0
 
 
 class Elsewhere:
@@ -22,6 +24,7 @@ class Elsewhere:
 
     Args:
         states: Looks runs up.
+        listen: Has a function called when something has changed, where the database tells so.
         jitter: A random number between 0 and 1: many that wait for one run should not all look
             at the same moment.
     """
@@ -29,12 +32,16 @@ class Elsewhere:
     def __init__(
         self,
         states: Callable[[Sequence[str]], Awaitable[dict[str, State]]],
+        listen: Callable[[Callable[[], None]], Awaitable[None]],
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._states = states
+        self._listen = listen
+        self._deaf_until = 0.0
         self._jitter = jitter
         self._waiting: dict[str, asyncio.Future[State]] = {}
-        self._has_new = asyncio.Event()
+        self._has_new = False
+        self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def ended(self, id: str) -> State:
@@ -49,7 +56,8 @@ class Elsewhere:
         future = self._waiting.get(id)
         if future is None:
             future = self._waiting[id] = asyncio.get_running_loop().create_future()
-        self._has_new.set()
+        self._has_new = True
+        self._news.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch())
         try:
@@ -67,8 +75,10 @@ class Elsewhere:
     async def _watch(self) -> None:
         delay = _FIRST_DELAY
         while self._waiting:
-            self._has_new.clear()
+            self._has_new = False
+            self._news.clear()
             try:
+                await self._hear()
                 states = await self._states(list(self._waiting))
             except BaseException as error:
                 self._fail(error)
@@ -78,11 +88,21 @@ class Elsewhere:
             ended = [id for id, state in states.items() if not is_at_work(state)]
             for id in ended:
                 self._tell(id, states[id])
-            delay = _FIRST_DELAY if ended or self._has_new.is_set() else delay * 1.5
+            delay = _FIRST_DELAY if ended or self._has_new else delay * 1.5
             delay = min(delay, _LONGEST_DELAY)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay * (0.5 + self._jitter())):
-                    await self._has_new.wait()
+                    await self._news.wait()
+
+    async def _hear(self) -> None:
+        """Listen, or go on doing so; who cannot hear has to look."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._deaf_until:
+            return
+        try:
+            await self._listen(self._news.set)
+        except DatabaseError:
+            self._deaf_until = loop.time() + _DEAF_SECONDS
 
     def _tell(self, id: str, state: State) -> None:
         future = self._waiting.pop(id, None)
