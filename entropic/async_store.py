@@ -36,7 +36,7 @@ from entropic.pipeline import Claimant, Params, Pipeline, RunOptions, Source, as
 from entropic.progress import Meter, ProgressOption, make_meter
 from entropic.recovery import Recovered
 from entropic.schedule import OnError
-from entropic.schema import open_schema
+from entropic.schema import missing_ddl, open_schema
 from entropic.settings import (
     RunSettings,
     check_lease_ttl,
@@ -435,6 +435,26 @@ class AsyncStore(Generic[R]):
         """
         async with self._using() as opened:
             return await opened.pipeline.recover()
+
+    async def ddl(self) -> str:
+        """Return the SQL that makes what the database lacks, for whoever may make tables there.
+
+        A store does so by itself when it opens, where its role in the database may.
+
+        Returns:
+            Statements, each with a semicolon at its end; empty where nothing is missing.
+
+        Raises:
+            SchemaError: A table differs from the model in another way.
+            DatabaseError: The database failed.
+        """
+        database = Database(self._db_url, lock_timeout=self._lock_timeout)
+        await database.open()
+        try:
+            statements = await missing_ddl(database, self._model)
+        finally:
+            await database.aclose()
+        return "".join(f"{statement};\n" for statement in statements)
 
     async def _one(self, params: Params, custom_data: Mapping[str, Any], *, force: bool) -> R:
         if self._WARNS:

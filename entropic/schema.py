@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.engine.mock import MockConnection
+from sqlalchemy.exc import CompileError
 from sqlalchemy.schema import CreateColumn
 
 from entropic.database import Begin, Database, Dialect, Transaction
@@ -45,7 +47,7 @@ class Opened:
 class _Seen:
     """What the database holds of a model."""
 
-    is_new: bool
+    names: frozenset[str]
     columns: dict[str, Any] | None
     keys: list[str]
     has_rows: bool
@@ -75,22 +77,67 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
     model_identity = Identity(model)
 
     async def look() -> _Seen:
-        return await database.read_sync(lambda connection: _look(connection, table))
+        return await database.read_sync(
+            lambda connection: _look(connection, database.dialect, table)
+        )
 
     seen = await look()
-    if _is_settled(seen, model_identity):
+    if _is_settled(seen, model_identity, database.dialect):
         return _opened(seen, model, table)
-    await database.prepare(seen.is_new)
+    await database.prepare(not seen.names)
 
     async def settle(transaction: Transaction) -> None:
         await transaction.run_sync(
             lambda connection: _settle(connection, database.dialect, table, model_identity)
         )
 
-    await database.write(settle, Begin.TABLES)
+    try:
+        await database.write(settle, Begin.TABLES)
+    except CompileError as error:
+        raise SchemaError(f"the database has no such column type: {error}") from error
     # By the connection that reads: as long as it has not seen the new tables, and a lock keeps it
     # from looking, SQLite says that there is no such table, and not that it is busy.
     return _opened(await look(), model, table)
+
+
+async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
+    """The statements that make what the database lacks, for whoever may make tables there.
+
+    Returns:
+        Them, in their order; none where nothing is missing.
+
+    Raises:
+        SchemaError: The table differs from the model in another way; or the database has no
+            column type of this kind.
+        DatabaseError: The database failed.
+    """
+    table = sa.inspect(model).local_table
+    assert isinstance(table, sa.Table)
+    identity = Identity(model)
+
+    def plan(connection: sa.Connection) -> list[str]:
+        seen = _look(connection, database.dialect, table)
+        statements: list[str] = []
+
+        def write(element: Any, *_: Any, **__: Any) -> None:
+            statements.append(str(element.compile(dialect=connection.dialect)).strip())
+
+        writer = MockConnection(connection.dialect, write)
+        for side in _SIDE_TABLES.sorted_tables:
+            if side.name not in seen.names:
+                side.create(writer, checkfirst=False)
+        if seen.columns is None:
+            table.create(writer, checkfirst=False)
+            return statements
+        missing = _missing_columns(seen, identity, database.dialect)
+        return statements + [
+            _added_column(connection, database.dialect, table, identity, name) for name in missing
+        ]
+
+    try:
+        return await database.read_sync(plan)
+    except CompileError as error:
+        raise SchemaError(f"the database has no such column type: {error}") from error
 
 
 def _opened(seen: _Seen, model: type[Base], table: sa.Table) -> Opened:
@@ -100,7 +147,7 @@ def _opened(seen: _Seen, model: type[Base], table: sa.Table) -> Opened:
     return Opened(Identity(model, defaults, from_2x=from_2x), table.fullname, nonce)
 
 
-def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
+def _look(connection: sa.Connection, dialect: Dialect, table: sa.Table) -> _Seen:
     inspector = sa.inspect(connection)
     names = set(inspector.get_table_names())
     has_side_tables = all(side.name in names for side in _SIDE_TABLES.sorted_tables)
@@ -126,7 +173,7 @@ def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
         query = sa.select(columns_table.c.parameter, columns_table.c.identity_default)
         rows = connection.execute(query.where(columns_table.c.model == table.fullname))
         defaults = {row.parameter: row.identity_default for row in rows}
-    return _Seen(not names, found, keys, bool(has_rows), entry, defaults)
+    return _Seen(frozenset(names), found, keys, bool(has_rows), entry, defaults)
 
 
 def _check_is_table(table: sa.Table, names: list[str]) -> None:
@@ -139,7 +186,7 @@ def _check_is_table(table: sa.Table, names: list[str]) -> None:
     )
 
 
-def _is_settled(seen: _Seen, identity: Identity) -> bool:
+def _is_settled(seen: _Seen, identity: Identity, dialect: Dialect) -> bool:
     """Whether there is nothing to make, to add or to write down."""
     if seen.entry is not None and seen.entry[0] > FORMAT:
         raise SchemaError(
@@ -148,7 +195,7 @@ def _is_settled(seen: _Seen, identity: Identity) -> bool:
         )
     if seen.columns is None:
         return False
-    missing = _missing_columns(seen, identity)
+    missing = _missing_columns(seen, identity, dialect)
     return (
         seen.entry is not None
         and not missing
@@ -160,15 +207,15 @@ def _settle(
     connection: sa.Connection, dialect: Dialect, table: sa.Table, identity: Identity
 ) -> None:
     """Under the write lock: look again, then make, add and write down what is missing."""
-    seen = _look(connection, table)
-    if _is_settled(seen, identity):
+    seen = _look(connection, dialect, table)
+    if _is_settled(seen, identity, dialect):
         return
     _SIDE_TABLES.create_all(connection)
     added: list[str] = []
     if seen.columns is None:
         table.create(connection)
     else:
-        added = _missing_columns(seen, identity)
+        added = _missing_columns(seen, identity, dialect)
         for name in added:
             _add_column(connection, dialect, table, identity, name)
     from_2x = _is_from_2x(seen)
@@ -198,18 +245,25 @@ def _add_column(
 ) -> None:
     """Add the column of a parameter; rows that are there get the literal default."""
     column = identity.parameters[name].column
+    if isinstance(column.type, sa.Enum):  # a type of its own, on some databases
+        column.type.create(connection, checkfirst=True)
+    # As the driver takes it: SQLAlchemy would look for parameters in the literal.
+    connection.exec_driver_sql(_added_column(connection, dialect, table, identity, name))
+    _logger.info("added the column %s.%s, which the model has gained", table.name, column.name)
+
+
+def _added_column(
+    connection: sa.Connection, dialect: Dialect, table: sa.Table, identity: Identity, name: str
+) -> str:
+    column = identity.parameters[name].column
     bare = sa.Column(column.name, column.type, nullable=column.nullable)
     sa.Table(table.name, sa.MetaData(), bare, schema=table.schema)
     added = str(CreateColumn(bare).compile(dialect=connection.dialect))
     value = identity.coerce(name, identity.parameters[name].literal_default)
     if value is not None:
         added += f" DEFAULT {dialect.literal(value, column.type)}"
-    # As the driver takes it: SQLAlchemy would look for parameters in the literal.
-    connection.exec_driver_sql(
-        f"ALTER TABLE {connection.dialect.identifier_preparer.format_table(table)}"
-        f" ADD COLUMN {added}"
-    )
-    _logger.info("added the column %s.%s, which the model has gained", table.name, column.name)
+    named = connection.dialect.identifier_preparer.format_table(table)
+    return f"ALTER TABLE {named} ADD COLUMN {added}"
 
 
 def _is_from_2x(seen: _Seen) -> bool:
@@ -217,7 +271,7 @@ def _is_from_2x(seen: _Seen) -> bool:
     return seen.entry[2] if seen.entry is not None else seen.has_rows
 
 
-def _missing_columns(seen: _Seen, identity: Identity) -> list[str]:
+def _missing_columns(seen: _Seen, identity: Identity, dialect: Dialect) -> list[str]:
     """The parameters that the table lacks.
 
     Raises:
@@ -231,7 +285,7 @@ def _missing_columns(seen: _Seen, identity: Identity) -> list[str]:
     for column in table.columns:
         found = columns.get(column.name)
         if found is not None:
-            _check_column(table, column, found, from_2x=_is_from_2x(seen))
+            _check_column(table, column, found, dialect, from_2x=_is_from_2x(seen))
         elif column.name not in of_parameters:
             raise SchemaError(
                 f"the table {table.name!r} has no column {column.name!r}: it was not made by"
@@ -268,6 +322,8 @@ def _check_names(seen: _Seen, identity: Identity, missing: list[str]) -> None:
     if seen.entry is None:
         return
     earlier = ", ".join(repr(name) for name in seen.defaults if name not in identity.parameters)
+    if not earlier:  # it was added by hand, as ddl() says
+        return
     for name, parameter in identity.parameters.items():
         if name not in seen.defaults and name not in missing:
             raise SchemaError(
@@ -278,7 +334,12 @@ def _check_names(seen: _Seen, identity: Identity, missing: list[str]) -> None:
 
 
 def _check_column(
-    table: sa.Table, column: sa.Column[Any], found: dict[str, Any], *, from_2x: bool
+    table: sa.Table,
+    column: sa.Column[Any],
+    found: dict[str, Any],
+    dialect: Dialect,
+    *,
+    from_2x: bool,
 ) -> None:
     wanted, stored = _family(column.type), _family(found["type"])
     # A decimal that entropic 2 stored is a number, and its JSON may lie in a text column.
@@ -287,6 +348,13 @@ def _check_column(
         raise SchemaError(
             f"{table.name}.{column.name} is {found['type']} in the database and {column.type!r} in"
             " the model: change the model back, or give it another __tablename__"
+        )
+    if dialect.is_narrower(found["type"], column.type):
+        raise SchemaError(
+            f"{table.name}.{column.name} is {found['type']} in the database, which cannot hold all"
+            f" values of {column.type!r}, so that it could refuse a finished run: widen it (ALTER"
+            f" TABLE {table.name} ALTER COLUMN {column.name} TYPE ...), or give the model another"
+            " __tablename__"
         )
     if column.nullable and not found["nullable"]:
         raise SchemaError(
@@ -307,6 +375,7 @@ def _family(kind: Any) -> str:
 _FAMILIES: Final[dict[str, tuple[type, ...]]] = {
     "integer": (sa.Integer, sa.Boolean),
     "number": (sa.Numeric,),
+    "float": (sa.Float,),
     "json": (sa.JSON,),
     "text": (sa.String, sa.Uuid),
     "date": (sa.Date,),

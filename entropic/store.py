@@ -238,6 +238,13 @@ class Store(Generic[R]):
         """
         return portal.call(self._behind().recover)
 
+    def ddl(self) -> str:
+        """Return the SQL that makes what the database lacks, for whoever may make tables there.
+
+        Result and errors are those of ``AsyncStore.ddl``.
+        """
+        return portal.call(self._behind().ddl)
+
     def _behind(self) -> AsyncStore[R]:
         """The asynchronous store; a new one in a forked child, whose parent keeps the old."""
         if self._pid != os.getpid():

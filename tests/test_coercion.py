@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from sqlalchemy.dialects.postgresql import JSONB
 
 from entropic.errors import ModelError, ParamsError
 from entropic.identity import (
@@ -484,7 +485,11 @@ class Notional(enum.Enum):
         (str, (sa.Time(),)),
         (Decimal, (sa.Numeric(10, 2),)),
         (Decimal, (Money(),)),
-        (list[int], (sa.ARRAY(sa.Integer),)),
+        (list[timedelta], (sa.ARRAY(sa.Interval),)),
+        (dict[str, Any], (JSONB(),)),
+        (str, (sa.CHAR(5),)),
+        (float, (sa.REAL(),)),
+        (float, (sa.Float(24),)),
         (enum.Enum, ()),
         (Twin, ()),
         (Opaque, ()),

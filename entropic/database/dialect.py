@@ -142,6 +142,13 @@ class Dialect(Protocol):
         """The value to bind for some keys."""
         ...
 
+    def is_narrower(self, found: Any, wanted: sa.types.TypeEngine[Any]) -> bool:
+        """Whether a column as it was found refuses, or rounds, values of the type that is wanted.
+
+        Of the same family, as far as is known.
+        """
+        ...
+
     def literal(self, value: Any, kind: sa.types.TypeEngine[Any]) -> str:
         """A value as SQL text, for a column's default: what binding it would store."""
         ...

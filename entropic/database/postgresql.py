@@ -110,9 +110,13 @@ class PostgreSQLSession:
         await self._asked(self._driver.execute(sql))
 
     async def _asked(self, asking: Awaitable[T]) -> T:
+        import asyncpg
+
         try:
             return await asking
-        except OSError as error:  # a timeout, too: the server, or the way to it, has gone
+        # The server, or the way to it, has gone: a timeout is one, too. A connection that was ended
+        # under asyncpg's feet confuses it.
+        except (OSError, asyncpg.InternalClientError) as error:
             self._driver.terminate()
             raise _LostError(str(error) or "the server does not answer") from error
 
@@ -195,6 +199,20 @@ class PostgreSQL:
         return list(keys)
 
     @staticmethod
+    def is_narrower(found: Any, wanted: sa.types.TypeEngine[Any]) -> bool:
+        """Whether it has fewer bits, digits or characters."""
+        if isinstance(wanted, sa.TypeDecorator):
+            wanted = wanted.impl_instance
+        if isinstance(wanted, sa.Integer) and isinstance(found, sa.Integer):
+            return _bits(found) < _bits(wanted)
+        if isinstance(wanted, sa.Float) and isinstance(found, sa.Float):
+            return not isinstance(found, sa.Double)
+        if isinstance(wanted, sa.String) and isinstance(found, sa.String):
+            longest = found.length if not isinstance(found, sa.Enum) else None
+            return longest is not None and (wanted.length is None or wanted.length > longest)
+        return False
+
+    @staticmethod
     def literal(value: Any, kind: sa.types.TypeEngine[Any]) -> str:
         """A value as SQL text, for a column's default: what binding it would store."""
         compiler = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -255,6 +273,7 @@ class PostgreSQL:
         lock = _milliseconds(self._lock_timeout)
         settings = {
             "application_name": "entropic",
+            "timezone": "UTC",  # for columns without a zone
             "lock_timeout": str(lock),
             "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS}s",
             "tcp_keepalives_idle": "15",
@@ -292,6 +311,10 @@ _TEXTS: Final[Sequence[tuple[tuple[str, ...], str]]] = (
         " on the model's table and the tables entropic_*), or make the tables with what the"
         " store's ddl() returns",
     ),
+    (
+        ("3F000",),
+        "has no such schema; make it (CREATE SCHEMA), or see the model's __table_args__",
+    ),
     (("42P01",), "lacks a table; close the store, so that it opens anew and makes it"),
     (("25006",), "is read-only; connect to the primary server, or as a role that may write"),
     (("53100",), "cannot grow: its disk is full; free some room and try again"),
@@ -305,6 +328,12 @@ def _original(error: BaseException) -> BaseException:
     if isinstance(error, DBAPIError) and error.orig is not None:
         return error.orig.__cause__ or error.orig
     return error
+
+
+def _bits(kind: Any) -> int:
+    return (
+        16 if isinstance(kind, sa.SmallInteger) else 64 if isinstance(kind, sa.BigInteger) else 32
+    )
 
 
 def _told(error: BaseException) -> str:

@@ -163,6 +163,11 @@ class SQLite:
         )
 
     @staticmethod
+    def is_narrower(found: Any, wanted: sa.types.TypeEngine[Any]) -> bool:
+        """SQLite keeps whatever it is given."""
+        return False
+
+    @staticmethod
     def literal(value: Any, kind: sa.types.TypeEngine[Any]) -> str:
         """A value as SQL text, for a column's default: what binding it would store."""
         dialect = sqlite.dialect()

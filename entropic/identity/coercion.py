@@ -118,8 +118,14 @@ def _int(kind: Any) -> Rule:
     return Rule("an int", coerce, lambda value: str(int(value)))
 
 
-def _float(_: Any) -> Rule:
+def _float(kind: Any) -> Rule:
+    precision = getattr(kind, "precision", None)
+    if isinstance(kind, sa.REAL) or (precision is not None and precision <= _SINGLE_BITS):
+        raise Unfit("PostgreSQL rounds it to single precision; use Double, as Mapped[float] does")
     return Rule("a float", _as_float, float_json)
+
+
+_SINGLE_BITS: Final = 24
 
 
 def _as_float(value: Any) -> float:
@@ -171,6 +177,8 @@ def _decimal_source(value: Any) -> str | int:
 
 def _str(kind: Any) -> Rule:
     length = getattr(kind, "length", None)
+    if isinstance(kind, sa.CHAR | sa.NCHAR):
+        raise Unfit("PostgreSQL fills it up with blanks; use String, as Mapped[str] does")
 
     def coerce(value: Any) -> str:
         text = _as_text(value)
@@ -295,7 +303,36 @@ def _array(kind: NumpyArray) -> Rule:
     return Rule("a numpy array", lambda value: number_array(value, kind.dtype), canonical)
 
 
-def _json(_: Any) -> Rule:
+def _items(kind: Any) -> Rule:
+    """The rule of PostgreSQL's arrays: that of their items, in lists of as many dimensions."""
+    rule = _rule(kind.item_type)
+    if rule is None:
+        raise Unfit(f"its items, {kind.item_type!r}, have no canonical form")
+    for _ in range(kind.dimensions or 1):
+        rule = _list_of(rule)
+    return rule
+
+
+def _list_of(item: Rule) -> Rule:
+    def coerce(value: Any) -> list[Any]:
+        if is_numpy(value) and value.ndim:
+            value = value.tolist()
+        if not isinstance(value, list | tuple):
+            raise Unfit("it is no list")
+        coerced = [item.coerce(one) for one in value]
+        if len({len(one) for one in coerced if isinstance(one, list)}) > 1:
+            raise Unfit("its lists are not equally long")
+        return coerced
+
+    def write(value: Any) -> str:
+        return f"[{','.join(map(item.canonical, value))}]"
+
+    return Rule(f"a list, of which each is {item.type_name}", coerce, write)
+
+
+def _json(kind: Any) -> Rule:
+    if kind.__visit_name__ == "JSONB":
+        raise Unfit("JSONB rewrites numbers (1e300 becomes an integer); use JSON, or Mapped[dict]")
     return Rule("JSON", lambda value: alone(plain(value)), canonical)
 
 
@@ -347,6 +384,7 @@ _RULES: Final[Sequence[tuple[type | tuple[type, ...], Callable[[Any], Rule]]]] =
     (PathText, _path),
     (EnumValue, _enum),
     (NumpyArray, _array),
+    (sa.ARRAY, _items),
     ((PlainJson, sa.JSON), _json),
     ((UtcDateTime, sa.DateTime), _datetime),
     (sa.TypeDecorator, _custom),

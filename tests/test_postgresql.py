@@ -1,0 +1,569 @@
+"""What only a server does: connections that go away, locks of rows, roles, schemas, its own types.
+
+What a store promises on every database is tested where it is promised, on both.
+"""
+
+import asyncio
+import logging
+import pickle
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from entropic import (
+    AsyncStore,
+    Base,
+    DatabaseBusyError,
+    DatabaseError,
+    Mapped,
+    RowRefusedError,
+    SchemaError,
+    SettingsError,
+    Store,
+    mapped_column,
+)
+from entropic.database import Database, Transaction
+from tests import databases
+from tests.models import model
+from tests.scripts import wait_for
+from tests.servers import Server
+from tests.simulations import Point, calls, simulate
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The store is made for asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def place(folder: Path) -> Iterator[databases.Place]:
+    """A database on the server."""
+    with databases.made("postgresql") as made:
+        yield made
+
+
+def make_store(**settings: Any) -> AsyncStore[Any]:
+    """An asynchronous store on it."""
+    usual = {"runner": simulate, "result_cls": Point, "file_suffix": ".npy"}
+    return AsyncStore(**{**usual, "db_url": databases.url(), **settings})
+
+
+counters = sa.Table("counters", sa.MetaData(), sa.Column("n", sa.Integer))
+read = sa.select(counters.c.n)
+increase = sa.update(counters).values(n=counters.c.n + 1)
+
+
+@asynccontextmanager
+async def opened(**options: Any) -> AsyncIterator[Database]:
+    """An open database with a counter at 0."""
+    databases.change("CREATE TABLE counters (n INTEGER); INSERT INTO counters VALUES (0)")
+    database = Database(databases.url(), **{"lock_timeout": 30.0, **options})
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.aclose()
+
+
+def terminate(condition: str = "true") -> int:
+    """End all sessions but one's own; how many there were."""
+    return len(
+        databases.ask(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}"
+        )
+    )
+
+
+async def test_a_connection_lost_while_nothing_is_asked_is_made_anew() -> None:
+    """Reads and writes work as if nothing had been."""
+    async with make_store() as store:
+        for n in range(3):
+            await store.run_or_retrieve({"n": n})
+            assert terminate() >= 2
+            assert await store.retrieve({"n": n}) is not None
+            assert terminate() >= 1
+    assert calls() == 3
+
+
+async def test_a_connection_lost_under_a_look_up_is_made_anew() -> None:
+    """The statement is asked again."""
+    async with opened() as database:
+        sql = "SELECT n FROM counters WHERE (SELECT pg_sleep(0.5)) IS NOT NULL"
+        statement = database.statement(sa.text(sql).columns(n=sa.Integer))
+        asking = asyncio.create_task(database.read(statement))
+        await until(lambda: terminate("query LIKE '%pg_sleep(0.5)%'") > 0)
+        assert await asking == [(0,)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Look until something is so, from a thread."""
+    await asyncio.to_thread(wait_for, condition)
+
+
+async def test_a_transaction_whose_connection_is_lost_is_done_again() -> None:
+    """What it did elsewhere is undone first; it is committed once."""
+    log: list[str] = []
+
+    async with opened() as database:
+        statement = database.statement(increase)
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.fetch(statement)
+            log.append("did")
+            if log.count("did") == 1:
+                await asyncio.to_thread(terminate)
+                await transaction.fetch(statement)
+
+        async def undo() -> None:
+            log.append("undid")
+
+        await database.write(work, undo=undo)
+    assert log == ["did", "undid", "did"]
+    assert databases.ask("SELECT n FROM counters") == [1]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_the_outcome_of_a_commit_that_was_cut_off_is_read_back(
+    monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """Whether the connection went before the server had committed, or after: it is done once."""
+    from entropic.database.postgresql import PostgreSQLSession
+
+    commit = PostgreSQLSession.commit
+    cuts: list[int] = []
+
+    async def cut_off(self: Any, told: str | None) -> None:
+        if not cuts:
+            cuts.append(1)
+            if is_late:
+                await commit(self, told)
+            await asyncio.to_thread(terminate)
+        await commit(self, told)
+
+    monkeypatch.setattr(PostgreSQLSession, "commit", cut_off)
+    did: list[int] = []
+    async with opened() as database:
+        statement = database.statement(increase)
+
+        async def work(transaction: Transaction) -> str:
+            did.append(1)
+            await transaction.fetch(statement)
+            return "done"
+
+        assert await database.write(work) == "done"
+    assert databases.ask("SELECT n FROM counters") == [1]
+    assert len(did) == (1 if is_late else 2)
+
+
+async def test_an_outcome_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that was done is undone then."""
+    from entropic.database import Database as Patched
+    from entropic.database.postgresql import PostgreSQLSession
+
+    async def cut_off(self: Any, told: str | None) -> None:
+        await asyncio.to_thread(terminate)
+        await self.fetch("SELECT 1", ())
+
+    async def unknown(self: Any, *_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(PostgreSQLSession, "commit", cut_off)
+    monkeypatch.setattr(Patched, "_outcome", unknown)
+    undone: list[int] = []
+
+    async def undo() -> None:
+        undone.append(1)
+
+    async def work(transaction: Transaction) -> None:
+        pass
+
+    async with opened() as database:
+        with pytest.raises(DatabaseError, match="in the middle of a commit") as caught:
+            await database.write(work, undo=undo)
+    assert undone == []
+    pickle.loads(pickle.dumps(caught.value))
+
+
+async def test_a_server_that_cannot_be_used_is_a_typed_error() -> None:
+    """At the first connection at once, and without the password."""
+    canary = "s3cr3t"
+    for url, message in (
+        (f"postgresql://me:{canary}@127.0.0.1:1/runs", "cannot be reached"),
+        (_with_database("missing"), "does not exist"),
+        (_with_user("nobody_here", canary), "refused to let us in"),
+    ):
+        begun = time.monotonic()
+        with pytest.raises(DatabaseError, match=message) as caught:
+            await make_store(db_url=url).retrieve({"n": 1})
+        assert time.monotonic() - begun < 5
+        shown = "".join(traceback.format_exception(caught.value))
+        assert canary not in shown + repr(pickle.loads(pickle.dumps(caught.value)))
+
+
+def _with_database(name: str) -> str:
+    url = sa.make_url(databases.url()).set(database=name)
+    return url.render_as_string(hide_password=False)
+
+
+def _with_user(name: str, password: str) -> str:
+    url = sa.make_url(databases.url()).set(username=name, password=password)
+    return url.render_as_string(hide_password=False)
+
+
+async def test_a_restarted_server_is_waited_for() -> None:
+    """Calls that meet it in between go on once it is back."""
+    with Server() as server:
+        async with make_store(db_url=server.url) as store:
+            await store.sweep({"n": n} for n in range(5))
+            restarting = threading.Thread(target=server.restart)
+            restarting.start()
+            for n in range(5, 40):
+                assert (await store.run_or_retrieve({"n": n})).n == n
+                assert await store.retrieve({"n": n - 5}) is not None
+            restarting.join()
+            assert (await store.run_or_retrieve({"n": 100})).n == 100
+    assert calls() == 41
+
+
+@contextmanager
+def holding(*statements: str) -> Iterator[None]:
+    """Another session that holds what some statements take."""
+    ready, over = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        import asyncpg
+
+        connection = await asyncpg.connect(databases.url())
+        await connection.execute("BEGIN; " + "; ".join(statements))
+        ready.set()
+        while not over.is_set():
+            await asyncio.sleep(0.01)
+        await connection.execute("ROLLBACK")
+        await connection.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(hold()))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+LOCKS = [
+    "LOCK TABLE points IN ACCESS EXCLUSIVE MODE",
+    "LOCK TABLE entropic_runs IN ACCESS EXCLUSIVE MODE",
+    "SELECT * FROM entropic_runs FOR UPDATE",
+]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("call", ["run", "delete", "register", "sweep"])
+async def test_a_call_that_waits_for_a_lock_can_be_cancelled(lock: str, call: str) -> None:
+    """Within a second; afterwards nothing is held, and the same call works."""
+    Path("made").write_text("made")
+    arguments: tuple[Any, ...] = ([{"n": 1}],) if call == "sweep" else ({"n": 1},)
+    arguments += ("made",) if call == "register" else ()
+    async with make_store() as store:
+        record = await store.run_or_retrieve({"n": 1})
+        Path(record.result_file).unlink()  # so that a sweep has something to run
+        with holding(lock):
+            asking = asyncio.create_task(getattr(store, call)(*arguments))
+            await until(lambda: bool(waiting_sessions()))
+            cancelled = time.monotonic()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            assert time.monotonic() - cancelled < 1.5
+        assert await getattr(store, call)(*arguments)
+    assert databases.current().is_sound()
+
+
+def waiting_sessions() -> list[Any]:
+    """Those that wait for somebody's lock."""
+    return databases.ask(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock'"
+    )
+
+
+@pytest.mark.parametrize("call", ["run", "retrieve", "delete"])
+async def test_a_lock_that_stays_is_an_error_that_says_whom_to_look_for(call: str) -> None:
+    """Once the deadline has passed; the next call works."""
+    async with make_store(lock_timeout=0.2) as store:
+        await store.run_or_retrieve({"n": 1})
+        with (
+            holding(LOCKS[0], LOCKS[1]),
+            pytest.raises(DatabaseBusyError, match="pg_blocking_pids"),
+        ):
+            await getattr(store, call)({"n": 1})
+        assert await getattr(store, call)({"n": 1})
+
+
+async def test_a_waiting_call_goes_on_when_the_lock_is_free() -> None:
+    """Whatever it was."""
+    async with make_store() as store:
+        await store.run_or_retrieve({"n": 1})
+        with holding(LOCKS[0]):
+            asking = [
+                asyncio.create_task(work)
+                for work in (store.run({"n": 1}), store.retrieve({"n": 1}), store.run({"n": 2}))
+            ]
+            await until(lambda: bool(waiting_sessions()))
+        assert [r and r.n for r in await asyncio.gather(*asking)] == [1, 1, 2]
+
+
+async def test_transactions_in_each_others_way_are_done_again() -> None:
+    """A deadlock ends one of them, which begins anew."""
+    databases.change("CREATE TABLE pairs (id INTEGER PRIMARY KEY, n INTEGER)")
+    databases.change("INSERT INTO pairs VALUES (1, 0), (2, 0)")
+    async with opened() as database:
+        steps = [
+            database.statement(sa.text(f"UPDATE pairs SET n = n + 1 WHERE id = {id}"))
+            for id in (1, 2)
+        ]
+        both = asyncio.Barrier(2)
+        met: list[int] = []
+
+        async def write(order: tuple[int, int]) -> None:
+            async def work(transaction: Transaction) -> None:
+                await transaction.fetch(steps[order[0]])
+                if len(met) < 2:
+                    met.append(1)
+                    await both.wait()
+                await transaction.fetch(steps[order[1]])
+
+            await database.write(work)
+
+        await asyncio.gather(write((0, 1)), write((1, 0)))
+    assert databases.ask("SELECT n FROM pairs") == [2, 2]
+
+
+async def test_a_table_altered_under_a_store_is_healed() -> None:
+    """Its prepared statements are stale then: for reads, and in transactions."""
+    async with make_store() as store:
+        await store.run_or_retrieve({"n": 1})
+        databases.change("ALTER TABLE points ALTER COLUMN label TYPE TEXT")
+        databases.change("ALTER TABLE entropic_runs ALTER COLUMN host TYPE TEXT")
+        assert await store.retrieve({"n": 1}) is not None
+        databases.change("ALTER TABLE points ALTER COLUMN label TYPE VARCHAR")
+        assert (await store.run({"n": 1})).n == 1
+    assert calls() == 2
+
+
+async def test_a_store_uses_few_connections() -> None:
+    """However many calls there are at once."""
+    async with make_store() as store:
+        await asyncio.gather(*(store.run_or_retrieve({"n": n % 50}) for n in range(300)))
+        await asyncio.gather(*(store.retrieve({"n": n % 50}) for n in range(300)))
+        mine = databases.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'entropic'"
+        )
+        assert mine[0] <= 6
+    wait_for(
+        lambda: (
+            not databases.ask(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'entropic'"
+            )
+        )
+    )
+
+
+async def test_no_look_up_reads_a_whole_table() -> None:
+    """With a hundred thousand rows, every statement finds its own by an index."""
+    from entropic.identity import Identity
+    from entropic.ledger.statements import Statements
+
+    async with make_store() as store:
+        await store.run_or_retrieve({"n": 0})
+    databases.change(
+        "INSERT INTO points SELECT 'id' || n, 'x', now(), '{}', n, 0.5 FROM"
+        " generate_series(1, 100000) n;"
+        "INSERT INTO entropic_runs (model, id, state, token, published, attempts)"
+        " SELECT 'points', 'id' || n, 'done', 1, 1, 1 FROM generate_series(1, 100000) n;"
+        "ANALYZE"
+    )
+    database = Database(databases.url(), lock_timeout=5)
+    await database.open()
+    statements = vars(Statements(database, Identity(Point)))
+    await database.aclose()
+    for name, statement in statements.items():
+        if name in ("registered", "failures"):
+            continue  # these are asked for by people, and read the bookkeeping
+        assert not _scans(statement), name
+
+
+def _scans(statement: Any) -> list[str]:
+    """The whole tables of ours that a statement's plan reads, for two ids."""
+    import asyncpg
+
+    values: dict[str, Any] = {
+        "b_model": "points",
+        "b_ids": ["id5", "id7"],
+        "b_gone": ["x"],
+        "b_owner": "me",
+    }
+    values |= {"b_id": "id5", "b_ttl": 60.0, "b_token": 1, "b_state": "failed"}
+    found: list[str] = []
+
+    async def explain() -> None:
+        connection = await asyncpg.connect(databases.url())
+        given = dict.fromkeys([name for name, _ in statement._binds]) | values
+        bound = [given[name] for name, _ in statement._binds]
+        try:
+            await connection.set_type_codec("json", encoder=str, decoder=str, schema="pg_catalog")
+            rows = await connection.fetch(
+                f"EXPLAIN {statement.sql}",
+                *(
+                    statement._constants.get(name, value)
+                    for (name, _), value in zip(statement._binds, bound, strict=True)
+                ),
+            )
+        finally:
+            await connection.close()
+        found.extend(row[0] for row in rows if "Seq Scan on" in row[0])
+
+    thread = threading.Thread(target=lambda: asyncio.run(explain()))
+    thread.start()
+    thread.join()
+    return found
+
+
+async def test_a_role_that_may_make_no_tables_is_told_what_to_run() -> None:
+    """What ``ddl()`` returns; with the tables and the rights there, it works."""
+    role = f"limited_{uuid.uuid4().hex[:8]}"
+    databases.change(f"CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    try:
+        limited = make_store(db_url=_with_user(role, "x"))
+        async with make_store() as owner:
+            await owner.failures()
+        databases.change(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO"
+            f" {role}; DROP TABLE points"
+        )
+        with pytest.raises(DatabaseError, match=r"ddl\(\)"):
+            await limited.retrieve({"n": 1})
+        script = await limited.ddl()
+        assert "CREATE TABLE points" in script
+        databases.change(script)
+        databases.change(
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
+        )
+        async with limited:
+            assert await limited.ddl() == ""
+            assert (await limited.run_or_retrieve({"n": 1})).n == 1
+        async with owner:
+            assert await owner.retrieve({"n": 1}) is not None
+    finally:
+        databases.change(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_ddl_is_that_of_what_is_missing(place: databases.Place) -> None:
+    """All of it for a new database; of a gained column that alone; then nothing."""
+
+    def script(**columns: Any) -> str:
+        return Store(simulate, model(**columns), db_url=place.url).ddl()
+
+    first = script(n=int)
+    assert [line for line in first.splitlines() if line.startswith("CREATE TABLE")] == [
+        f"CREATE TABLE {name} ("
+        for name in ("entropic_columns", "entropic_models", "entropic_runs", "sims")
+    ]
+    place.change(first)
+    assert script(n=int) == ""
+    with Store(simulate, model(n=int), db_url=place.url) as store:
+        store.failures()
+    gained = script(n=int, dt=(float, mapped_column(default=0.5)))
+    assert gained.startswith("ALTER TABLE sims ADD COLUMN dt DOUBLE PRECISION")
+    place.change(gained)
+    assert script(n=int, dt=(float, mapped_column(default=0.5))) == ""
+    gaining = model(n=int, dt=(float, mapped_column(default=0.5)))
+    with Store(simulate, gaining, file_suffix=".npy", db_url=place.url) as store:
+        assert store.run_or_retrieve({"n": 1}).id == store.run_or_retrieve({"n": 1, "dt": 0.5}).id
+
+
+class Here(Base):
+    __tablename__ = "sims"
+    __table_args__ = ({"schema": "here"},)
+    n: Mapped[int]
+
+
+class There(Base):
+    __tablename__ = "sims"
+    __table_args__ = ({"schema": "there"},)
+    n: Mapped[int]
+
+
+async def test_two_schemas_are_two_tables() -> None:
+    """In one database, one process and one results folder; a schema that is missing is told."""
+    with pytest.raises(DatabaseError, match="CREATE SCHEMA"):
+        await make_store(result_cls=Here).retrieve({"n": 1})
+    databases.change("CREATE SCHEMA here; CREATE SCHEMA there")
+    runner = lambda params: Path(params["result_file"]).write_text("x")  # noqa: E731
+    async with (
+        make_store(runner=runner, result_cls=Here) as here,
+        make_store(runner=runner, result_cls=There) as there,
+    ):
+        first = await here.run_or_retrieve({"n": 1})
+        assert await there.retrieve({"n": 1}) is None
+        second = await there.run_or_retrieve({"n": 1})
+        assert first.id == second.id
+        assert first.result_file != second.result_file
+        assert await here.delete({"n": 1}, remove_file=True)
+        assert await there.run_or_retrieve({"n": 1}) is not None
+        assert Path(second.result_file).exists()
+    assert databases.ask("SELECT model FROM entropic_models ORDER BY model") == [
+        "here.sims",
+        "there.sims",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [(int, "INTEGER"), (float, "REAL"), (str, "VARCHAR(5)")],
+)
+async def test_a_column_that_is_too_narrow_is_refused_at_once(kind: Any, found: str) -> None:
+    """The server would refuse, or round, a finished run."""
+    async with make_store(result_cls=model(x=kind)) as store:
+        await store.failures()
+    databases.change(f"ALTER TABLE sims ALTER COLUMN x TYPE {found}")
+    with pytest.raises(SchemaError, match="widen it"):
+        await make_store(result_cls=model(x=kind)).failures()
+
+
+async def test_a_row_that_the_server_refuses_is_told_without_its_values() -> None:
+    """A constraint of somebody else's; the result is kept until the row fits."""
+    async with make_store() as store:
+        await store.run_or_retrieve({"n": 1})
+        databases.change("ALTER TABLE points ADD CONSTRAINT small CHECK (n < 5)")
+        with pytest.raises(RowRefusedError, match="small") as caught:
+            await store.run_or_retrieve({"n": 12345})
+        assert "12345" not in str(caught.value)
+        databases.change("ALTER TABLE points DROP CONSTRAINT small")
+        assert (await store.run_or_retrieve({"n": 12345})).n == 12345
+    assert calls() == 2
+
+
+async def test_a_url_may_say_what_libpq_understands(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as ``sslmode``; and an option that is none is refused."""
+    caplog.set_level(logging.DEBUG)
+    url = databases.url() + ("&" if "?" in databases.url() else "?") + "sslmode=disable"
+    async with make_store(db_url=url.replace("postgresql:", "postgres:")) as store:
+        assert (await store.run_or_retrieve({"n": 1})).n == 1
+    with pytest.raises(SettingsError, match="pgbouncer"):
+        make_store(db_url=url + "&pgbouncer=perhaps")
+    with pytest.raises(SettingsError, match="names no database"):
+        make_store(db_url="postgresql://me@host")
