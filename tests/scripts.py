@@ -1,10 +1,11 @@
 """Python scripts in processes of their own, as a user starts them."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,21 +46,40 @@ DEADLINE = 30.0
 
 
 class Script:
-    """A script under way; what it prints is read line by line."""
+    """A script under way; what it prints is read line by line.
 
-    def __init__(self, source: str, *options: str) -> None:
-        script = Path("script.py")
+    Args:
+        source: What follows the preamble.
+        options: Of the interpreter.
+        prefix: A program that starts it.
+        db_url: The database that it uses; the current one where nothing is said.
+        name: Tells it from others that are under way.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *options: str,
+        prefix: Sequence[str] = (),
+        db_url: str | None = None,
+        name: str = "script",
+    ) -> None:
+        script = Path(f"{name}.py")
         # Not while the same one is being started: that would read half of it.
         if not script.exists() or script.read_text() != PREAMBLE + source:
             script.write_text(PREAMBLE + source)
-        self._errors = Path("stderr.txt")
+        self._errors = Path("stderr.txt" if name == "script" else f"{name}.stderr.txt")
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, *options, "script.py"],
+                [*prefix, sys.executable, *options, str(script)],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**ENVIRONMENT, "ENTROPIC_TEST_DB_URL": databases.url()},
+                env={
+                    **ENVIRONMENT,
+                    **({"PATH": os.environ["PATH"]} if prefix else {}),
+                    "ENTROPIC_TEST_DB_URL": databases.url() if db_url is None else db_url,
+                },
             )
 
     def expect(self, *words: object) -> str:
@@ -84,9 +104,9 @@ class Script:
 
 
 @contextmanager
-def script(source: str, *options: str) -> Iterator[Script]:
+def script(source: str, *options: str, **settings: Any) -> Iterator[Script]:
     """Start a script; it does not outlive the block."""
-    started = Script(source, *options)
+    started = Script(source, *options, **settings)
     try:
         yield started
     finally:

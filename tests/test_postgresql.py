@@ -34,7 +34,7 @@ from entropic.database import Database, Transaction
 from tests import databases
 from tests.models import model
 from tests.scripts import wait_for
-from tests.servers import Server
+from tests.servers import PGBOUNCER, Bouncer, Server
 from tests.simulations import Point, calls, simulate
 
 pytestmark = pytest.mark.anyio
@@ -567,3 +567,22 @@ async def test_a_url_may_say_what_libpq_understands(caplog: pytest.LogCaptureFix
         make_store(db_url=url + "&pgbouncer=perhaps")
     with pytest.raises(SettingsError, match="names no database"):
         make_store(db_url="postgresql://me@host")
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed (Debian: pgbouncer)")
+async def test_a_store_works_through_pgbouncer(place: databases.Place) -> None:
+    """In transaction mode, where each statement may meet another session of the server."""
+    with Bouncer(place.url) as bouncer:
+        settings = {"db_url": bouncer.url, "lease_ttl": 2.0}
+        async with make_store(**settings) as one, make_store(**settings) as two:
+            sweeps = [store.sweep([{"n": n} for n in range(100)]) for store in (one, two)]
+            for records in await asyncio.gather(*sweeps):
+                assert [record.n for record in records] == list(range(100))
+            hits = await asyncio.gather(*(one.retrieve({"n": n % 100}) for n in range(500)))
+            assert all(hits)
+            assert (await one.run({"n": 1})).n == 1
+            assert await two.delete({"n": 2}, remove_file=True)
+            assert await one.retrieve({"n": 2}) is None
+            assert terminate() >= 1
+            assert (await two.run_or_retrieve({"n": 2})).n == 2
+    assert calls() == 102

@@ -129,6 +129,7 @@ class ResultsFolder:
         folder: str | None,
         registered: str | None,
         size: int | None,
+        host: str | None = None,
     ) -> str | None:
         """The path under which a stored run's result is found here and now.
 
@@ -140,6 +141,7 @@ class ResultsFolder:
             folder: The id of the folder that it was published in.
             registered: The absolute path of a registered result.
             size: Its bytes, where they were recorded.
+            host: The machine that wrote it, where that is known.
 
         Returns:
             ``None`` when the result itself is gone, or is not as large as it was.
@@ -157,8 +159,8 @@ class ResultsFolder:
                 return self.given(name)
             if folder_id(self.path) == self.id:
                 return None
-            raise self._lost(id, stored)
-        return self._locate_elsewhere(id, stored, name, folder, size)
+            raise self._lost(id, stored, host)
+        return self._locate_elsewhere(id, stored, name, folder, size, host)
 
     def stage(self, id: str, token: int, nonce: str) -> Stage:
         """Where a run is to write; the worker makes the folder."""
@@ -370,7 +372,13 @@ class ResultsFolder:
         return self.spell(name) if spelled_leads_here else os.path.join(self.path, name)
 
     def _locate_elsewhere(
-        self, id: str, stored: str, name: str, folder: str | None, size: int | None
+        self,
+        id: str,
+        stored: str,
+        name: str,
+        folder: str | None,
+        size: int | None,
+        host: str | None,
     ) -> str | None:
         """A result that was published in a folder with another id."""
         home = os.path.dirname(stored)
@@ -387,7 +395,7 @@ class ResultsFolder:
                 return given
         if any(os.path.lexists(path) for path, _ in candidates):
             return None
-        raise self._lost(id, stored)
+        raise self._lost(id, stored, host)
 
     def _locate_2x(self, id: str, stored: str, size: int | None) -> str | None:
         """A result of entropic 2, whose rows know no folder: its name and path must do."""
@@ -402,9 +410,10 @@ class ResultsFolder:
             return None
         raise self._lost(id, stored)
 
-    def _lost(self, id: str, stored: str) -> ResultsDirError:
+    def _lost(self, id: str, stored: str, host: str | None = None) -> ResultsDirError:
+        by = "" if host is None else f" by {host}"
         return ResultsDirError(
-            f"the run {id} is stored with its result in {os.path.dirname(stored) or '.'!r}, and"
+            f"the run {id} is stored with its result{by} in {os.path.dirname(stored) or '.'!r}, and"
             f" that folder is not {self.spelled!r} nor anywhere to be found: mount it, or give"
             " the store the right results_dir; if the results are gone for good, delete their"
             " rows (or the database)",

@@ -187,6 +187,7 @@ def locate(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
         folder=entry.result.folder,
         registered=entry.result.registered_path,
         size=entry.result.size,
+        host=entry.result.host,
     )
 
 
