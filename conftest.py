@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,27 @@ from sybil import Example, Sybil
 from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser
 
+from tests import databases
+
 
 @pytest.fixture(scope="module")
-def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory for one page; the page's logging ends with it."""
+def empty_folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A working directory for one page; the page's logging ends with it.
+
+    A page that is about PostgreSQL finds a database's URL in its environment.
+    """
+    with ExitStack() as until_its_end:
+        if request.path.name == "postgresql.md":
+            place = until_its_end.enter_context(databases.made("postgresql"))
+            until_its_end.enter_context(pytest.MonkeyPatch.context()).setenv(
+                "RUNS_DB_URL", place.url
+            )
+        yield from _folder(tmp_path_factory)
+
+
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = Path.cwd()
     folder = tmp_path_factory.mktemp("page")
     logger = logging.getLogger("entropic")

@@ -6,6 +6,7 @@ formatter nor the type checker.
 
 import ast
 import asyncio
+import gc
 import inspect
 import logging
 import os
@@ -442,6 +443,9 @@ def test_sweeps_of_any_other_shape_are_plain_iterables(
 
 @busy_port_is_fine
 @pytest.mark.xdist_group("pages")  # they start clusters on that port, too
+# Where another program has the port, Dask leaves a socket to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_sweep_runs_on_the_workers_of_a_dask_client(
     two_axes: Page, completed: Callable[[], list[str]]
 ) -> None:
@@ -454,6 +458,7 @@ def test_a_sweep_runs_on_the_workers_of_a_dask_client(
     assert sorted(completed()) == sorted(r.id for r in records)
     two_axes.read(PRODUCT)
     assert completed() == []
+    gc.collect()
 
 
 def test_keyword_arguments_land_in_custom_data(started: Page) -> None:
