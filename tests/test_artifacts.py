@@ -234,6 +234,36 @@ def test_readers_see_the_old_result_or_the_new_one(results: ResultsFolder, kind:
             assert any(isinstance(v, dict) and found <= v.keys() for v in versions), found
 
 
+@pytest.mark.usefixtures("system")
+@pytest.mark.parametrize("ours", ["a.dat", "a.old", None])
+@pytest.mark.parametrize("companions", ["none", "before", "after", "both"])
+@pytest.mark.parametrize("new", NEW)
+@pytest.mark.parametrize("old", OLD)
+def test_a_publication_can_be_withdrawn_and_made_again(
+    results: ResultsFolder, old: str, new: str, companions: str, ours: str | None
+) -> None:
+    """What it replaced has its name again, and what was staged is staged, as often as need be."""
+    before = {"log": b"old"} if companions in ("before", "both") else None
+    after = {"log": b"newer"} if companions in ("after", "both") else None
+    if ours is not None:
+        earlier = opened("results", Path(ours).suffix)
+        stage, found = staged(earlier, OLD[old], companions=before)
+        assert earlier.publish(stage, found, "a", None) == ours
+        earlier.discard(stage)
+    there = {path: read(path) for path in Path("results").glob("*") if path.name != ".entropic"}
+    stage, found = staged(results, NEW[new], token=2, companions=after)
+    for _ in range(2):
+        name = results.publish(stage, found, "a", ours)
+        assert read(f"results/{name}") == NEW[new]
+        results.withdraw(stage, found, "a", name)
+        assert {Path("results", name): read(f"results/{name}") for name in names()} == there
+        assert found.is_whole_at(stage.result)
+        assert not after or read(stage.companions) == after
+    name = results.resume(stage, found, "a", ours)
+    assert read(f"results/{name}") == NEW[new]
+    assert (read("results/a.files") if Path("results/a.files").exists() else None) == after
+
+
 def test_an_old_result_survives_a_replacement_that_fails(
     results: ResultsFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
