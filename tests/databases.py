@@ -12,15 +12,25 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
 import sqlalchemy as sa
 
 PATH = "runs.sqlite3"
 
 NAMES = ("sqlite", "postgresql")
 """Those that several processes can share."""
+
+either = pytest.mark.parametrize(
+    "database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.nightly)], indirect=True
+)
+"""Marks tests of what does not depend on the database: the second one has its turn at night."""
+
+only_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""Marks tests of what only SQLite has, or of no database at all."""
 
 
 class Place(Protocol):
@@ -39,6 +49,26 @@ class Place(Protocol):
 
     def is_sound(self) -> bool:
         """Whether the database finds nothing wrong with itself."""
+        ...
+
+    def asking(self) -> AbstractContextManager[Callable[[str], list[Any]]]:
+        """``ask`` over one connection, for one thread that asks often."""
+        ...
+
+    def refuse(self, table: str, when: str, why: str) -> None:
+        """Let a trigger refuse new rows."""
+        ...
+
+    def refuse_no_more(self, table: str) -> None:
+        """Drop it."""
+        ...
+
+    def transactions(self) -> int:
+        """How many have written, of all that there ever were; see ``count_transactions``."""
+        ...
+
+    def count_transactions(self) -> None:
+        """Have them counted, from before the first store is opened."""
         ...
 
 
@@ -61,6 +91,31 @@ class SQLiteFile:
     def is_sound(self) -> bool:
         """Whether the database finds nothing wrong with itself."""
         return self.ask("PRAGMA integrity_check") == ["ok"]
+
+    @contextmanager
+    def asking(self) -> Iterator[Callable[[str], list[Any]]]:
+        """``ask`` over one connection, for one thread that asks often."""
+        with closing(sqlite3.connect(PATH)) as connection:
+            yield lambda sql: _flat(connection.execute(sql).fetchall())
+
+    def refuse(self, table: str, when: str, why: str) -> None:
+        """Let a trigger refuse new rows."""
+        self.change(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON {table} WHEN {when}"
+            f" BEGIN SELECT RAISE(ABORT, '{why}'); END"
+        )
+
+    def refuse_no_more(self, table: str) -> None:
+        """Drop it."""
+        self.change("DROP TRIGGER refuse")
+
+    def transactions(self) -> int:
+        """The file change counter of the database: bytes 24 to 27 of its header."""
+        return int.from_bytes(Path(PATH).read_bytes()[24:28], "big")
+
+    def count_transactions(self) -> None:
+        """With a rollback journal, the file counts them; an existing one keeps its mode."""
+        self.change("PRAGMA journal_mode=DELETE; CREATE TABLE mine (n INTEGER)")
 
 
 class Memory(SQLiteFile):
@@ -92,6 +147,39 @@ class PostgreSQL:
             "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
             " AND state LIKE 'idle in transaction%'"
         )
+
+    @contextmanager
+    def asking(self) -> Iterator[Callable[[str], list[Any]]]:
+        """``ask`` over one connection, for one thread that asks often."""
+        import asyncpg
+
+        with asyncio.Runner() as runner:
+            connection = runner.run(asyncpg.connect(self.url))
+            try:
+                yield lambda sql: _flat(runner.run(connection.fetch(sql)))
+            finally:
+                runner.run(connection.close())
+
+    def refuse(self, table: str, when: str, why: str) -> None:
+        """Let a trigger refuse new rows."""
+        self.change(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN RAISE EXCEPTION '{why}'; END $$;"
+            f" CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW WHEN ({when})"
+            " EXECUTE FUNCTION refuse()"
+        )
+
+    def refuse_no_more(self, table: str) -> None:
+        """Drop it."""
+        self.change(f"DROP TRIGGER refuse ON {table}; DROP FUNCTION refuse()")
+
+    def transactions(self) -> int:
+        """The number that the next one gets which writes."""
+        (number,) = self.ask("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        return int(number)
+
+    def count_transactions(self) -> None:
+        """They always are."""
 
 
 def _flat(rows: Sequence[Sequence[Any]]) -> list[Any]:

@@ -8,10 +8,8 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,18 @@ import pytest
 from entropic import AsyncStore, Recovered, Store
 from entropic.artifacts import read_sidecar
 from entropic.artifacts.stage import Stage
-from tests import scripts
+from tests import databases, scripts
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, simulate
 
-URL = "sqlite:///runs.sqlite3"
+pytestmark = pytest.mark.usefixtures("database")
+
 STAGING = Path("results/.entropic/staging")
 
 
 def make(runner: Callable[..., Any] = simulate, **settings: Any) -> Store[Any]:
     """A store of this process."""
-    return Store(runner, Point, **{"file_suffix": ".npy", "db_url": URL, **settings})
+    return Store(runner, Point, **{"file_suffix": ".npy", "db_url": databases.url(), **settings})
 
 
 CRASHING = """\
@@ -127,11 +126,9 @@ def crash(how: str, where: str, kind: str = "file", *, again: bool = False) -> N
 
 def check_whole() -> None:
     """Every row has its file, every file its row, nothing is staged, and the database is sound."""
-    with closing(sqlite3.connect("runs.sqlite3")) as database:
-        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = database.execute("SELECT n, dt, result_file FROM points").fetchall()
-        held = database.execute("SELECT id FROM entropic_runs WHERE owner IS NOT NULL").fetchall()
-    assert held == []
+    assert databases.current().is_sound()
+    rows = databases.ask("SELECT n, dt, result_file FROM points")
+    assert databases.ask("SELECT id FROM entropic_runs WHERE owner IS NOT NULL") == []
     for n, dt, path in rows:
         if not Path(path).is_dir():
             assert np.load(path).tolist() == [n, dt]
@@ -253,6 +250,7 @@ def test_an_unfinished_run_is_discarded_when_nobody_has_written_to_it_for_long(
     check_whole()
 
 
+@databases.either
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_clock_that_is_wrong_discards_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int
@@ -270,6 +268,7 @@ def test_a_clock_that_is_wrong_discards_nothing(
         assert len(store.recover().discarded) == 1
 
 
+@databases.either
 def test_a_file_that_no_row_knows_is_reported_and_left(folder: Path) -> None:
     """Not one that was registered, nor one that has another ending."""
     with make() as store:
@@ -347,9 +346,8 @@ def kill_at_random(executor: str, rounds: int, seed: int) -> None:
             assert script.process.stdout is not None
             told |= {int(line) for line in script.process.stdout if line.strip().isdigit()}
             script.ended()
-        with closing(sqlite3.connect("runs.sqlite3")) as database:
-            rows = dict(database.execute("SELECT n, result_file FROM points").fetchall())
-            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = dict(databases.ask("SELECT n, result_file FROM points"))
+        assert databases.current().is_sound()
         assert told <= rows.keys()
         for n, path in rows.items():
             assert np.load(path).tolist() == [n, 0.5]
@@ -362,7 +360,21 @@ def kill_at_random(executor: str, rounds: int, seed: int) -> None:
     check_whole()
 
 
-@pytest.mark.parametrize(("executor", "rounds"), [("caller", 9), ("thread", 8), ("process", 8)])
+# Whose process is killed while workers outlive it is nothing to the database.
+WITH_WORKERS = [
+    ("sqlite", "process", 8),
+    pytest.param("postgresql", "process", 8, marks=pytest.mark.nightly),
+]
+
+
+@pytest.mark.parametrize(
+    ("database", "executor", "rounds"),
+    [
+        *((name, *at) for name in databases.NAMES for at in [("caller", 6), ("thread", 6)]),
+        *WITH_WORKERS,
+    ],
+    indirect=["database"],
+)
 def test_kill_9_at_any_moment_loses_nothing(folder: Path, executor: str, rounds: int) -> None:
     """What was acknowledged is there, whole; the next sweep completes, and waits for no ghost."""
     kill_at_random(executor, rounds, seed=4)
@@ -412,6 +424,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
+@databases.either
 @pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_sidecar_changes_nothing_outside_the_folder(
     folder: Path, changes: dict[str, Any]
@@ -431,6 +444,7 @@ def test_a_hostile_sidecar_changes_nothing_outside_the_folder(
     assert len(zero) == 1  # of {"n": 0}, which was there before
 
 
+@databases.either
 @pytest.mark.parametrize("what", ["deep", "huge", "link", "folder", "pipe"])
 def test_a_sidecar_that_is_no_plain_file_is_not_read(folder: Path, what: str) -> None:
     """Nor one that would fill the memory, or the stack."""
@@ -458,6 +472,7 @@ def test_a_sidecar_that_is_no_plain_file_is_not_read(folder: Path, what: str) ->
         assert calls() == before + 1
 
 
+@databases.either
 def test_a_link_in_the_staging_folder_is_not_followed(folder: Path) -> None:
     """Whatever it is called."""
     stage = stage_of_a_crash()
@@ -486,7 +501,7 @@ def test_a_store_that_cannot_recover_opens_all_the_same(
     monkeypatch.setattr(ResultsFolder, "staged", refuse)
 
     async def main() -> None:
-        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=URL) as store:
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
             assert await store.retrieve({"n": 0}) is not None
             with pytest.raises(ResultsDirError, match="refused"):
                 await store.recover()
