@@ -48,7 +48,9 @@ async def fill(url: str, path: str, first: int, last: int) -> None:
 
     identity, now = Identity(Row), datetime.now(UTC)
     connection = await asyncpg.connect(url)
-    await connection.set_type_codec("json", encoder=str, decoder=str, schema="pg_catalog")
+    await connection.set_type_codec(
+        "json", encoder=str.encode, decoder=bytes.decode, schema="pg_catalog", format="binary"
+    )
     for start in range(first, last, 50_000):
         ids = [
             (identity.resolve({"n": n, "dt": 0.5}).id, n)
