@@ -1,7 +1,8 @@
 """Who owns a claim, and whether that is a process of this machine that has died.
 
-An owner's name says which boot of which machine it belongs to, in which PID namespace, and which
-process it is: a PID alone comes round again. Of a process elsewhere nothing is known but its lease.
+An owner's name says which boot of which machine it belongs to, in which namespaces, and which
+process it is: a PID alone comes round again. Of a process elsewhere nothing is known but its lease;
+and of one that cannot be looked at, neither: it is gone only if that is known for certain.
 """
 
 import functools
@@ -14,48 +15,62 @@ from typing import Final
 
 _PROC: Final = Path("/proc")
 
+# The boot, the PID namespace and the time namespace: within all three, a PID and the time at which
+# it began mean one process.
+_Place = list[str]
+
 
 def new_owner() -> str:
     """A name for a store that is opening: of this process, and of no other store in it."""
     pid = os.getpid()
-    return json.dumps([platform.node(), *_place(), pid, _started(pid), uuid.uuid4().hex[:12]])
+    return json.dumps([platform.node(), _place(), pid, _began(), uuid.uuid4().hex[:12]])
 
 
 def is_gone(owner: str) -> bool:
     """Whether an owner was a process of this machine that has ended since.
 
-    ``False`` where that cannot be told: on another machine, in another container, or on a system
-    without ``/proc``. Its lease decides then.
+    ``False`` where that cannot be told: on another machine, in another container, on a system
+    without ``/proc``, or while no file can be opened. Its lease decides then.
     """
     named = _parsed(owner)
     if named is None:
         return False
-    (boot, space), pid, started = named
-    if (boot, space) != _place() or not boot or not started:
-        return False
-    return _started(pid) != started
+    place, pid, began = named
+    return place == _place() and _has_ended(pid, began)
 
 
 def is_alive(owner: str) -> bool:
-    """Whether an owner is a process of this machine that has not ended, be it paused."""
+    """Whether an owner is a process of this machine that is not known to have ended.
+
+    It may be paused.
+    """
     named = _parsed(owner)
-    return named is not None and named[0] == _place() and _started(named[1]) == named[2] != ""
+    if named is None:
+        return False
+    place, pid, began = named
+    return place == _place() and not _has_ended(pid, began)
 
 
-def _parsed(owner: str) -> tuple[tuple[str, str], int, str] | None:
-    """What a name says; ``None`` where it is no name of this form, whoever wrote it."""
+def _parsed(owner: str) -> tuple[_Place, int, str] | None:
+    """What a name says; ``None`` where it is no such name, or its process could not see itself."""
     try:
-        _, boot, space, pid, started, _ = json.loads(owner)
+        _, place, pid, began, _ = json.loads(owner)
     except (ValueError, TypeError):
         return None
-    if not (isinstance(pid, int) and all(isinstance(x, str) for x in (boot, space, started))):
+    if not (isinstance(place, list) and isinstance(pid, int) and isinstance(began, str)):
         return None
-    return (boot, space), pid, started
+    return place, pid, began
 
 
-def _place() -> tuple[str, str]:
-    """The boot of the machine, and the PID namespace: within both, a PID means one process."""
-    return _boot(), _namespace()
+def _place() -> _Place | None:
+    """Where this process is; ``None`` where that is not known."""
+    try:
+        # Another namespace's /proc shows other processes under the same numbers.
+        if os.readlink(_PROC / "self") != str(os.getpid()):
+            return None
+        return [_boot(), os.readlink(_PROC / "self/ns/pid"), _time_namespace()]
+    except OSError:
+        return None
 
 
 @functools.cache
@@ -63,24 +78,48 @@ def _boot() -> str:
     return _read(_PROC / "sys/kernel/random/boot_id").strip()
 
 
-def _namespace() -> str:
+def _time_namespace() -> str:
     try:
-        return os.readlink(_PROC / "self/ns/pid")
-    except OSError:
+        return os.readlink(_PROC / "self/ns/time")
+    except FileNotFoundError:  # before Linux 5.6, all have the same time
         return ""
 
 
-def _started(pid: int) -> str:
-    """When a process began, in ticks since the boot; empty for one that has ended."""
+def _began() -> str | None:
+    """When this process began, in ticks since the boot."""
+    try:
+        return _stat(os.getpid())[1]
+    except (OSError, IndexError):
+        return None
+
+
+def _has_ended(pid: int, began: str) -> bool:
+    try:
+        state, since = _stat(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return _is_nobodys(pid)
+    except (OSError, IndexError):  # out of descriptors, for instance
+        return False
+    return state in "ZX" or since != began  # a zombie runs nothing any more
+
+
+def _is_nobodys(pid: int) -> bool:
+    """Whether no process has a number: /proc may hide (hidepid) those of other users."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """The state of a process, and when it began."""
     # proc(5): the fields after the command's name, which may hold blanks and brackets itself.
     fields = _read(_PROC / str(pid) / "stat").rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in "ZX":  # a zombie runs nothing any more
-        return ""
-    return fields[19]
+    return fields[0], fields[19]
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
+    return path.read_text(encoding="ascii", errors="replace")
