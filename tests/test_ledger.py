@@ -52,9 +52,9 @@ class Driven:
         """A parameter set."""
         return self.identity.resolve({"n": n, **params})
 
-    async def claim(self, parameters: ParameterSet) -> int:
+    async def claim(self, parameters: ParameterSet, ttl: float = 60) -> int:
         """The token of a new claim."""
-        claims = await self.ledger.claim([parameters.id], "somebody", 60, gone=["somebody"])
+        claims = await self.ledger.claim([parameters.id], "somebody", ttl, gone=["somebody"])
         return claims[parameters.id].token
 
     def finished(self, parameters: ParameterSet, token: int, note: str = "") -> Finished:
@@ -72,13 +72,13 @@ class Driven:
         done = await self.ledger.complete([self.finished(parameters, token, note)], self.publish)
         return done[parameters.id]
 
-    async def delete(self, parameters: ParameterSet) -> Any:
+    async def delete(self, parameters: ParameterSet, gone: Sequence[str] = ()) -> Any:
         """Delete a run."""
 
         async def forget(entry: Entry[Any]) -> Result:
             return entry.result
 
-        return await self.ledger.delete(parameters.id, forget)
+        return await self.ledger.delete(parameters.id, forget, gone)
 
     async def entry(self, parameters: ParameterSet) -> Any:
         """What there is."""
@@ -359,6 +359,22 @@ async def test_a_run_that_is_under_way_outlives_a_deletion() -> None:
         entry = await it.complete(a, token, "new")
         assert entry.record.custom_data == {"note": "new"}
         assert runs("state, token, published, owner") == [("done", 2, 2, None)]
+
+
+@pytest.mark.parametrize(("ttl", "gone"), [(60, ["somebody"]), (0, [])], ids=["dead", "silent"])
+async def test_an_owner_that_is_gone_has_no_run_under_way(ttl: float, gone: list[str]) -> None:
+    """What it may have finished goes with the row."""
+    async with driven() as it:
+        a = it.set()
+        await it.complete(a, await it.claim(a), "old")
+        token = await it.claim(a, ttl)
+        await it.delete(a, gone)
+        assert runs("state, token, published, owner, lease_expires") == [
+            ("deleted", token, token, None, None)
+        ]
+        await it.complete(a, token, "new")
+        assert it.published == ["old"]
+        assert (await it.entry(a)).record is None
 
 
 async def test_a_failure_is_remembered_until_the_next_success() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entropic import AsyncStore, Recovered, Store
+from entropic import AsyncStore, DatabaseBusyError, Recovered, Store
 from entropic.artifacts import read_sidecar
 from entropic.artifacts.stage import Stage
 from tests import databases, scripts
@@ -213,11 +213,45 @@ def test_what_was_deleted_is_not_recovered(folder: Path) -> None:
         crash("kill", "before publishing")
         assert store.run({"n": 1}, by="the second").custom_data["by"] == "the second"
         store.delete({"n": 1}, remove_file=True)
-        recovered = store.recover()
-        assert recovered.published == ()
-        assert len(recovered.discarded) == 1
+        assert list(STAGING.iterdir()) == []
+        assert store.recover().published == ()
         assert store.retrieve({"n": 1}) is None
     check_whole()
+
+
+@pytest.mark.parametrize("remove_file", [False, True])
+def test_what_a_killed_rerun_left_goes_with_its_row(folder: Path, remove_file: bool) -> None:
+    """Its owner had sealed it, and still holds its claim; but it is not under way any more."""
+    with make() as store:
+        crash("kill", "before publishing", again=True)
+        assert store.delete({"n": 1}, remove_file=remove_file)
+        assert list(STAGING.iterdir()) == []
+        assert store.recover().published == ()
+    with make() as store:
+        assert store.retrieve({"n": 1}) is None
+        before = calls()
+        store.run_or_retrieve({"n": 1})
+        assert calls() == before + 1
+
+
+def test_what_found_the_database_locked_goes_with_its_row(folder: Path) -> None:
+    """A claim that is only yet to be given back is no run under way."""
+    with closing(sqlite3.connect("runs.sqlite3", isolation_level=None)) as other:
+
+        def run(params: dict[str, Any]) -> None:
+            simulate(params)
+            if calls() == 2:
+                other.execute("BEGIN IMMEDIATE")
+
+        with make(run, lock_timeout=0.1) as store:
+            store.run({"n": 1})
+            with pytest.raises(DatabaseBusyError):
+                store.run({"n": 1})
+            other.execute("ROLLBACK")
+            assert store.delete({"n": 1})
+            assert list(STAGING.iterdir()) == []
+            assert store.recover().published == ()
+            assert store.retrieve({"n": 1}) is None
 
 
 def test_a_live_owners_run_is_left_alone(folder: Path) -> None:

@@ -291,17 +291,18 @@ class LedgersAgainstAModel(RuleBasedStateMachine):
             it.error = str(claim.token) if has_failed else None
             it.state = "done" if it.content else "failed" if has_failed else "interrupted"
 
-    @rule(n=numbers, who=st.integers(0, LEDGERS - 1))
-    def delete(self, n: int, who: int) -> None:
+    @rule(n=numbers, who=st.integers(0, LEDGERS - 1), knows=st.booleans())
+    def delete(self, n: int, who: int, knows: bool) -> None:
         """The row goes; tokens stay, and so does a run that is under way."""
         it = self.of(n)
-        entry = self.run(self.ledgers[who].delete(self.id(n), self.forget))
+        gone = self.dead() if knows else []
+        entry = self.run(self.ledgers[who].delete(self.id(n), self.forget, gone))
         assert (entry is not None) == (it.content is not None)
         if it.content is None:
             return
         it.content = it.error = None
-        if it.owner is None:
-            it.published, it.state = it.token, "deleted"
+        if not it.is_live(self.now) or it.owner in gone:
+            it.published, it.state, it.owner = it.token, "deleted", None
         else:
             it.published = it.token - 1
 

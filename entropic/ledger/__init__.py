@@ -353,7 +353,10 @@ class Ledger(Generic[R]):
         return {path for (path,) in rows}
 
     async def delete(
-        self, id: str, forget: Callable[[Entry[R]], Awaitable[Result]]
+        self,
+        id: str,
+        forget: Callable[[Entry[R]], Awaitable[Result]],
+        gone: Sequence[str] = (),
     ) -> Entry[R] | None:
         """Remove a row; its tokens stay behind, so that nothing staged before comes back.
 
@@ -361,6 +364,7 @@ class Ledger(Generic[R]):
             id: The run id.
             forget: Called under the write lock. It removes the result, if that is asked for, and
                 says what stays known: the folder, and the name that is the run's own there.
+            gone: Owners that are known to be dead: theirs are not under way any more.
 
         Returns:
             What was there; ``None`` if there was no row.
@@ -368,6 +372,7 @@ class Ledger(Generic[R]):
         Raises:
             DatabaseError: The database failed; no row is removed.
         """
+        dead = self._database.dialect.bind_keys(gone)
 
         async def work(transaction: Transaction) -> Entry[R] | None:
             await self._hold(transaction, [id])
@@ -384,6 +389,7 @@ class Ledger(Generic[R]):
                 b_id=id,
                 b_folder=result.folder,
                 b_result_name=result.name,
+                b_gone=dead,
             )
             return entry
 

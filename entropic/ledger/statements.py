@@ -58,7 +58,7 @@ class Statements:
         self.failures = database.statement(_failures())
         self.registered = database.statement(_registered())
         self.delete = database.statement(sa.delete(table).where(table.c.id == _bound("b_id")))
-        self.bury = database.statement(_bury(dialect.insert(runs_table)))
+        self.bury = database.statement(_bury(dialect.insert(runs_table), is_free))
 
 
 def _bound(name: str, kind: Any = None) -> sa.BindParameter[Any]:
@@ -207,7 +207,7 @@ def _registered() -> sa.Select[Any]:
     return sa.select(path).where(is_registered).order_by(RUN.id)
 
 
-def _bury(insert: Any) -> Any:
+def _bury(insert: Any, is_free: sa.ColumnElement[bool]) -> Any:
     """What stays of a deleted run: its tokens, all of them settled, and the name it had."""
     return insert.values(
         model=_bound("b_model"),
@@ -221,9 +221,11 @@ def _bury(insert: Any) -> Any:
     ).on_conflict_do_update(
         index_elements=["model", "id"],
         set_={
-            "state": sa.case((RUN.owner.is_not(None), RUN.state), else_="deleted"),
+            "state": sa.case((is_free, "deleted"), else_=RUN.state),
             # A run that is under way has not been deleted, and may still be stored.
-            "published": sa.case((RUN.owner.is_not(None), RUN.token - 1), else_=RUN.token),
+            "published": sa.case((is_free, RUN.token), else_=RUN.token - 1),
+            "owner": sa.case((is_free, sa.null()), else_=RUN.owner),
+            "lease_expires": sa.case((is_free, sa.null()), else_=RUN.lease_expires),
             "folder": insert.excluded.folder,
             "result_name": insert.excluded.result_name,
             "registered_path": sa.null(),

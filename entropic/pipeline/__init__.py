@@ -83,10 +83,10 @@ class Pipeline(Generic[R]):
         self._requests: set[Request[R]] = set()
         self._flights: Flights[Landed[R] | Failure | None] = Flights()
         self._lookup = Lookup(cache)
-        self._rows = Rows(cache, self._lookup)
         claims = Claims(ledger, claimant)
         publisher = Publisher(cache, claims.linger)
         self._salvage = Salvage(cache, claims, publisher, patience=claimant.ttl)
+        self._rows = Rows(cache, self._lookup, claims, self._salvage)
         self._runs = Runs(
             runner,
             cache,

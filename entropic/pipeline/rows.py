@@ -10,11 +10,14 @@ from typing import Any, Generic, TypeVar
 from entropic.artifacts import ResultsFolder, find, remove_registered
 from entropic.errors import IdConflictError, ResultMissingError, ResultsDirError
 from entropic.identity import checked_id
+from entropic.leases import is_gone
 from entropic.ledger import Entry, Finished, Published, Result
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
+from entropic.pipeline.claims import Claims
 from entropic.pipeline.lookup import Lookup, locate
 from entropic.pipeline.publishing import own_name
+from entropic.pipeline.salvage import Salvage
 from entropic.pipeline.sources import Params
 
 R = TypeVar("R", bound=Base)
@@ -28,15 +31,21 @@ class Rows(Generic[R]):
     Args:
         cache: What is registered and deleted in.
         lookup: Finds what is stored.
+        claims: Of this store.
+        salvage: Discards what was staged of what is deleted.
     """
 
     def __init__(
         self,
         cache: Cache[R],
         lookup: Lookup[R],
+        claims: Claims[R],
+        salvage: Salvage[R],
     ) -> None:
         self._cache = cache
         self._lookup = lookup
+        self._claims = claims
+        self._salvage = salvage
 
     async def register(
         self, params: Params, result_file: str | os.PathLike[str], custom_data: Mapping[str, Any]
@@ -64,14 +73,23 @@ class Rows(Generic[R]):
             if isinstance(answer.error, IdConflictError):
                 raise answer.error
             id = answer.parameters.id
+        id = checked_id(id)
         removed: list[str] = []
         forget = functools.partial(self._forget, removed=removed if remove_file else None)
-        entry = await self._cache.ledger.delete(checked_id(id), forget)
-        if entry is not None:
-            _logger.info("deleted the row of %s", id)
+        entry = await self._cache.ledger.delete(id, forget, await self._gone(id))
+        if entry is None:
+            return False
+        _logger.info("deleted the row of %s", id)
         for path in removed:
             _logger.info("deleted the result of %s (%s)", id, path)
-        return entry is not None
+        await self._salvage.tidy(id)
+        return True
+
+    async def _gone(self, id: str) -> list[str]:
+        """The owner of a run, where it is known to be dead: it has none under way."""
+        await self._claims.give_back_owed()  # nor has this store, of those that have ended
+        owner = (await self._cache.ledger.states([id]))[id].owner
+        return [owner] if owner is not None and is_gone(owner) else []
 
     async def _forget(self, entry: Entry[R], *, removed: list[str] | None) -> Result:
         """Under the write lock, so that no run is published meanwhile: what stays of a run.

@@ -63,12 +63,16 @@ class Salvage(Generic[R]):
         paths = tuple(self._cache.folder.given(name) for name in strays)
         return Recovered(tuple(published), tuple(dict.fromkeys(discarded)), paths)
 
-    async def tidy(self) -> None:
-        """The same, on the way to something else: what keeps it from it is no failure of that."""
+    async def tidy(self, only: str | None = None) -> None:
+        """The same, on the way to something else: what keeps it from it is no failure of that.
+
+        Args:
+            only: The id of the run that alone is looked at; ``None`` for all.
+        """
         if not self._cache.folder.is_writable:
             return
         try:
-            await self._clear()
+            await self._clear(only)
         except EntropicError:
             _logger.warning("what a crash may have left was not recovered", exc_info=True)
 
@@ -101,8 +105,11 @@ class Salvage(Generic[R]):
                 )
         return None
 
-    async def _clear(self) -> tuple[list[str], list[str]]:
+    async def _clear(self, only: str | None = None) -> tuple[list[str], list[str]]:
         """Publish and store what owners that are gone have finished; discard what they have not.
+
+        Args:
+            only: The id of the run that alone is looked at; ``None`` for all.
 
         Returns:
             The ids of what was stored, and of what was discarded.
@@ -112,6 +119,7 @@ class Salvage(Generic[R]):
             DatabaseError: The database failed.
         """
         staged = await self._cache.threads.run(self._cache.folder.staged, self._cache.nonce)
+        staged = [stage for stage in staged if only in (None, stage[0])]
         if not staged:
             return [], []
         await self._claims.give_back_owed()
