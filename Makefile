@@ -9,8 +9,9 @@ PEERS := .venv-peers
 ARGS ?=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# One process for each CPU, up to eight; --pdb makes it none.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+# One process for each CPU, up to eight; --pdb makes it none. A file's tests stay together: a page's
+# blocks follow each other, and a module's clusters are started once.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help

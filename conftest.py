@@ -6,6 +6,7 @@ Comments right below a statement that prints are what it must have printed, howe
 """
 
 import ast
+import gc
 import io
 import logging
 import os
@@ -47,23 +48,25 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     handlers, level = list(logger.handlers), logger.level
     os.chdir(folder)
     yield folder
+    gc.collect()
     os.chdir(before)
     logger.handlers[:] = handlers
     logger.setLevel(level)
 
 
-# First: xdist reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the pages in one process: their blocks follow each other, and use one port for Dask.
+    """Let a page start a Dask cluster while another program has the port of its dashboard.
 
-    A cluster that finds the port of its dashboard taken leaves a socket to the garbage collector,
-    which then tells of it in any later test.
+    Dask warns then, and leaves a socket to the garbage collector.
     """
     for item in items:
         if isinstance(item, SybilItem):
-            item.add_marker(pytest.mark.xdist_group("pages"))
-            item.add_marker(pytest.mark.filterwarnings("ignore:Port [0-9]+ is already in use"))
+            for ignored in (
+                "ignore:Port [0-9]+ is already in use",
+                "ignore::ResourceWarning",
+                "ignore::pytest.PytestUnraisableExceptionWarning",
+            ):
+                item.add_marker(pytest.mark.filterwarnings(ignored))
 
 
 def _run_block(example: Example) -> None:

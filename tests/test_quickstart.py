@@ -442,7 +442,6 @@ def test_sweeps_of_any_other_shape_are_plain_iterables(
 
 
 @busy_port_is_fine
-@pytest.mark.xdist_group("pages")  # they start clusters on that port, too
 # Where another program has the port, Dask leaves a socket to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -8,8 +8,10 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,7 @@ def test_what_a_killed_rerun_left_goes_with_its_row(folder: Path, remove_file: b
         assert calls() == before + 1
 
 
+@databases.only_sqlite
 def test_what_found_the_database_locked_goes_with_its_row(folder: Path) -> None:
     """A claim that is only yet to be given back is no run under way."""
     with closing(sqlite3.connect("runs.sqlite3", isolation_level=None)) as other:
