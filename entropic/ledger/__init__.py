@@ -7,7 +7,7 @@ so a late owner can be told from the current one. Files are left to ``artifacts`
 
 import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,123 +17,31 @@ import sqlalchemy as sa
 from entropic.database import Begin, Database, Transaction
 from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError
 from entropic.identity import Identity, ParameterSet, is_heavy
+from entropic.ledger.entries import (
+    Claim,
+    Entry,
+    Finished,
+    Published,
+    Result,
+    State,
+    is_fenced,
+)
 from entropic.ledger.statements import RESULT_COLUMNS, Statements, renewal
 from entropic.models import RESERVED, Base, detached
 
+__all__ = [
+    "Claim",
+    "Entry",
+    "Finished",
+    "Ledger",
+    "Published",
+    "Result",
+    "State",
+    "is_fenced",
+    "renew",
+]
+
 R = TypeVar("R", bound=Base)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Where a run's result is, and what is known of it.
-
-    Attributes:
-        folder: The id of the results folder that it was published in.
-        name: The name in that folder that is the run's own, even after its row was deleted.
-        registered_path: The absolute path of a result that was registered.
-        companions: Whether other files were published beside it.
-        size: Its bytes; ``None`` where not recorded.
-        digest: SHA-256 of it, in hexadecimal; ``None`` where not computed.
-        host: The machine that it ran on.
-        started_at: When it was started, in seconds since 1970.
-        elapsed_seconds: Of the runner alone.
-    """
-
-    folder: str | None = None
-    name: str | None = None
-    registered_path: str | None = None
-    companions: bool | None = None
-    size: int | None = None
-    digest: str | None = None
-    host: str | None = None
-    started_at: float | None = None
-    elapsed_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry(Generic[R]):
-    """What the database holds under one id: a stored run, or only traces of one.
-
-    Attributes:
-        record: A plain detached instance of the model as it is stored; ``None`` without a row.
-        values: The stored parameters; empty without a row.
-        result: The bookkeeping; all ``None`` for a row that entropic 2 left.
-        token: The token of its last owner, or 0.
-        published: The token of the stored result, or 0.
-        is_claimed: Whether somebody is running it at this moment: its lease has not passed.
-    """
-
-    record: R | None
-    values: Mapping[str, Any]
-    result: Result
-    token: int
-    published: int
-    is_claimed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right to run one id.
-
-    Attributes:
-        token: Higher than that of every owner before.
-        published: The token of the result that is stored; one that was stored since the last
-            look means that there is nothing to run.
-    """
-
-    token: int
-    published: int
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """How it is with a run, without its row.
-
-    Attributes:
-        token: Of its last owner; 0 where nobody has ever run it.
-        published: The token of the stored result, or 0.
-        owner: Who runs it, or ``None``.
-        is_live: Whether that owner's lease has not passed.
-        failure: Where its last owner has failed, and nothing is stored.
-    """
-
-    token: int = 0
-    published: int = 0
-    owner: str | None = None
-    is_live: bool = False
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A run that has ended well and is to be published and stored.
-
-    Attributes:
-        parameters: What was run.
-        stored: Its values as they go to the database.
-        token: The token that it was run under.
-        custom_data: What goes to the row's ``custom_data``.
-    """
-
-    parameters: ParameterSet
-    stored: Mapping[str, Any]
-    token: int
-    custom_data: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """Where a result has been put.
-
-    Attributes:
-        path: The path that the row gives.
-        result: What is known of it.
-    """
-
-    path: str
-    result: Result
-
-
 RunT = TypeVar("RunT", bound=Finished)
 
 
@@ -486,14 +394,6 @@ class Ledger(Generic[R]):
                 record, values, Result(*about), token or 0, published or 0, bool(is_claimed)
             )
         return entries
-
-
-def is_fenced(entry: Entry[Any], token: int) -> bool:
-    """Whether a later owner has taken the run over, so that this one comes too late.
-
-    Also where that one's result has been deleted since: what is deleted does not come back.
-    """
-    return entry.token != token or entry.published >= token
 
 
 async def renew(database: Database, model: str, owner: str, ttl: float, ids: Sequence[str]) -> None:

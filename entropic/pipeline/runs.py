@@ -188,7 +188,7 @@ class Runs(Generic[R]):
             landed = await undisturbed(self._store(run, left))
             return landed or await self._overtaken(flight, run)
         if outcome.error is not None:
-            if await undisturbed(self._is_fenced(run)):
+            if await undisturbed(self._has_lost_claim(run)):
                 # Paused past its lease, perhaps: its stage may have gone with that.
                 await undisturbed(self._give_back(run))
                 return await self._overtaken(flight, run)
@@ -365,7 +365,7 @@ class Runs(Generic[R]):
             entry.record.__dict__["result_file"] = self._cache.folder.given(entry.result.name)
         return Landed(entry.record, finished.outcome.elapsed_seconds)
 
-    async def _is_fenced(self, run: _Run) -> bool:
+    async def _has_lost_claim(self, run: _Run) -> bool:
         """Whether the claim is no longer ours."""
         state = (await self._cache.ledger.states([run.parameters.id]))[run.parameters.id]
         return (state.token, state.owner) != (run.claim.token, self._owner)
