@@ -83,9 +83,8 @@ def sort(
             continue
         if owner is None:
             left.useless.append((id, stage))
-        elif not is_alive(
-            owner
-        ):  # one that has only fallen silent may be paused: there is no hurry
+        # One that has only fallen silent may be paused: there is no hurry.
+        elif not is_alive(owner):
             left.held[id] = stage
     return left
 

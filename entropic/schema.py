@@ -7,6 +7,8 @@ at again under the write lock. Rows are left to ``ledger``.
 
 import logging
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,9 +79,7 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
     model_identity = Identity(model)
 
     async def look() -> _Seen:
-        return await database.read_sync(
-            lambda connection: _look(connection, database.dialect, table)
-        )
+        return await database.read_sync(lambda connection: _look(connection, table))
 
     seen = await look()
     if _is_settled(seen, model_identity, database.dialect):
@@ -91,10 +91,8 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
             lambda connection: _settle(connection, database.dialect, table, model_identity)
         )
 
-    try:
+    with _known_types():
         await database.write(settle, Begin.TABLES)
-    except CompileError as error:
-        raise SchemaError(f"the database has no such column type: {error}") from error
     # By the connection that reads: as long as it has not seen the new tables, and a lock keeps it
     # from looking, SQLite says that there is no such table, and not that it is busy.
     return _opened(await look(), model, table)
@@ -116,7 +114,7 @@ async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
     identity = Identity(model)
 
     def plan(connection: sa.Connection) -> list[str]:
-        seen = _look(connection, database.dialect, table)
+        seen = _look(connection, table)
         statements: list[str] = []
 
         def write(element: Any, *_: Any, **__: Any) -> None:
@@ -134,8 +132,15 @@ async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
             _added_column(connection, database.dialect, table, identity, name) for name in missing
         ]
 
-    try:
+    with _known_types():
         return await database.read_sync(plan)
+
+
+@contextmanager
+def _known_types() -> Iterator[None]:
+    """Tell of a column type that only other databases have."""
+    try:
+        yield
     except CompileError as error:
         raise SchemaError(f"the database has no such column type: {error}") from error
 
@@ -147,7 +152,7 @@ def _opened(seen: _Seen, model: type[Base], table: sa.Table) -> Opened:
     return Opened(Identity(model, defaults, from_2x=from_2x), table.fullname, nonce)
 
 
-def _look(connection: sa.Connection, dialect: Dialect, table: sa.Table) -> _Seen:
+def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
     inspector = sa.inspect(connection)
     names = set(inspector.get_table_names())
     has_side_tables = all(side.name in names for side in _SIDE_TABLES.sorted_tables)
@@ -207,7 +212,7 @@ def _settle(
     connection: sa.Connection, dialect: Dialect, table: sa.Table, identity: Identity
 ) -> None:
     """Under the write lock: look again, then make, add and write down what is missing."""
-    seen = _look(connection, dialect, table)
+    seen = _look(connection, table)
     if _is_settled(seen, identity, dialect):
         return
     _SIDE_TABLES.create_all(connection)

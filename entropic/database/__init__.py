@@ -56,7 +56,7 @@ class Database:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.url = async_url(db_url)
-        self.dialect: Dialect = _dialect(self.url)
+        self.dialect: Dialect = _dialect(self.url, lock_timeout)
         self._lock_timeout = lock_timeout
         self._jitter = jitter
         self._engine: AsyncEngine | None = None
@@ -100,7 +100,7 @@ class Database:
         async def prepare(session: Session) -> None:
             await to_the_end(self.dialect.prepare(session, is_new))
 
-        await self._reading(self._writers, prepare)
+        await self._using(self._writers, prepare)
 
     async def read(self, statement: Statement, **values: Any) -> list[tuple[Any, ...]]:
         """Run one reading statement and return its typed rows.
@@ -111,7 +111,7 @@ class Database:
         """
         bound = statement.bind(values)
         return await statement.typed(
-            await self._reading(self._readers, lambda s: s.fetch(statement.sql, bound))
+            await self._using(self._readers, lambda s: s.fetch(statement.sql, bound))
         )
 
     async def read_sync(self, function: Callable[[sa.Connection], T]) -> T:
@@ -127,7 +127,7 @@ class Database:
             finally:
                 await session.roll_back()
 
-        return await self._reading(self._readers, lambda session: to_the_end(inspect(session)))
+        return await self._using(self._readers, lambda session: to_the_end(inspect(session)))
 
     async def write(
         self,
@@ -194,7 +194,7 @@ class Database:
         await session.listen(told)
 
     async def _open(self) -> None:
-        self._engine = self.dialect.engine(self._lock_timeout)
+        self._engine = self.dialect.engine()
         sa.event.listen(self._engine.sync_engine, "handle_error", _keep_connection)
         try:
             await anyio.to_thread.run_sync(self.dialect.try_out)
@@ -224,13 +224,13 @@ class Database:
     async def _connect(self) -> Session:
         return await self.dialect.session(await self._opened.connect())
 
-    async def _reading(self, sessions: Sessions, read: Callable[[Session], Awaitable[T]]) -> T:
+    async def _using(self, sessions: Sessions, work: Callable[[Session], Awaitable[T]]) -> T:
         async def attempt() -> T:
             self._opened  # noqa: B018  it raises
             async with sessions.turn:
                 session = await sessions.take()
                 try:
-                    return await read(session)
+                    return await work(session)
                 finally:
                     sessions.give_back(session)
 
@@ -290,7 +290,7 @@ class Database:
         if self.dialect.fault(error) is not Fault.LOST:
             return False
         with contextlib.suppress(Exception):  # the server does not come back
-            return await self._reading(self._readers, lambda session: session.has_committed(key))
+            return await self._using(self._readers, lambda session: session.has_committed(key))
         return None
 
     async def _retrying(
@@ -315,11 +315,10 @@ class Database:
                 return await attempt()
             except BaseException as error:
                 fault = self.dialect.fault(error)
-                if fault is Fault.LOST and lost is None:
-                    lost = loop.time()
-                until = (
-                    deadline if fault is not Fault.LOST or lost is None else lost + _BACK_SECONDS
-                )
+                until = deadline
+                if fault is Fault.LOST:
+                    lost = loop.time() if lost is None else lost
+                    until = lost + _BACK_SECONDS
                 if fault not in faults or loop.time() >= until:
                     raise
             if left is not None and left.is_set():
@@ -352,7 +351,7 @@ class _Writing(Generic[T]):
     since: float
 
 
-def _dialect(url: sa.URL) -> Dialect:
+def _dialect(url: sa.URL, lock_timeout: float) -> Dialect:
     """The one of a URL; no other is imported."""
     if url.get_backend_name() == "sqlite":
         from entropic.database.sqlite import SQLite
@@ -360,7 +359,7 @@ def _dialect(url: sa.URL) -> Dialect:
         return SQLite(url)
     from entropic.database.postgresql import PostgreSQL
 
-    return PostgreSQL(url)
+    return PostgreSQL(url, lock_timeout)
 
 
 def _keep_connection(context: sa.ExceptionContext) -> None:

@@ -114,7 +114,7 @@ class Dialect(Protocol):
     now: sa.ColumnElement[float]
     tells: bool
 
-    def engine(self, lock_timeout: float) -> AsyncEngine:
+    def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""
         ...
 

@@ -141,15 +141,14 @@ class PostgreSQL:
         "extract(epoch FROM clock_timestamp())::double precision", sa.Double()
     )
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, lock_timeout: float) -> None:
         self.url = url
-        self._lock_timeout = 0.0
+        self._lock_timeout = lock_timeout
         self._is_pooled = url.query.get("pgbouncer") == "true"
         self.tells = not self._is_pooled  # PgBouncer hands nothing on
 
-    def engine(self, lock_timeout: float) -> AsyncEngine:
+    def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""
-        self._lock_timeout = lock_timeout
         return create_async_engine(
             self.url.set(query={}),
             hide_parameters=True,
@@ -270,11 +269,10 @@ class PostgreSQL:
 
         query = {key: value for key, value in self.url.query.items() if key != "pgbouncer"}
         dsn = self.url.set(drivername="postgresql", query=query)
-        lock = _milliseconds(self._lock_timeout)
         settings = {
             "application_name": "entropic",
             "timezone": "UTC",  # for columns without a zone
-            "lock_timeout": str(lock),
+            "lock_timeout": str(_milliseconds(self._lock_timeout)),
             "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS}s",
             "tcp_keepalives_idle": "15",
             "tcp_keepalives_interval": "5",
@@ -343,7 +341,7 @@ def _told(error: BaseException) -> str:
 
 def _milliseconds(seconds: float) -> int:
     """As a setting, where 0 would mean for ever."""
-    return max(1, min(int(seconds * 1000), 2**31 - 1))
+    return max(1, int(min(seconds * 1000, 2**31 - 1)))
 
 
 def _quoted(text: str) -> str:

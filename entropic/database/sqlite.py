@@ -116,7 +116,7 @@ class SQLite:
         # Of a database in memory there can only be one connection.
         self.writers = 0 if self.is_private else 1
 
-    def engine(self, lock_timeout: float) -> AsyncEngine:
+    def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves.
 
         They wait for a lock only for a moment: ``Database`` tries again, and can be cancelled.

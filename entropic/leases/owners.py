@@ -32,11 +32,7 @@ def is_gone(owner: str) -> bool:
     ``False`` where that cannot be told: on another machine, in another container, on a system
     without ``/proc``, or while no file can be opened. Its lease decides then.
     """
-    named = _parsed(owner)
-    if named is None:
-        return False
-    place, pid, began = named
-    return place == _place() and _has_ended(pid, began)
+    return _is_known_to_have_ended(owner) is True
 
 
 def is_alive(owner: str) -> bool:
@@ -44,11 +40,16 @@ def is_alive(owner: str) -> bool:
 
     It may be paused.
     """
+    return _is_known_to_have_ended(owner) is False
+
+
+def _is_known_to_have_ended(owner: str) -> bool | None:
+    """Whether a process of this machine is; ``None`` of any other."""
     named = _parsed(owner)
     if named is None:
-        return False
+        return None
     place, pid, began = named
-    return place == _place() and not _has_ended(pid, began)
+    return _has_ended(pid, began) if place == _place() else None
 
 
 def _parsed(owner: str) -> tuple[_Place, int, str] | None:
@@ -110,7 +111,7 @@ def _is_nobodys(pid: int) -> bool:
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
-        return False
+        pass
     return False
 
 
