@@ -5,7 +5,7 @@ import logging
 import multiprocessing
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,38 +60,48 @@ def change(path: str | Path, sql: str) -> None:
         connection.executescript(sql)
 
 
-class Waiting(logging.Handler):
-    """Sees each time that a statement in this process meets somebody else's lock."""
+class Watch(logging.Handler):
+    """Sees each time that something is logged in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(logging.DEBUG)
+        self._message = message
         self._loop = asyncio.get_running_loop()
         self._met = asyncio.Event()
         self.was_met = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "database is locked" in record.getMessage():
+        if self._message in record.getMessage():
             self.was_met = True
             self._loop.call_soon_threadsafe(self._met.set)
 
     async def met(self) -> None:
         """Wait until it has happened, once more."""
         self._met.clear()
+        await self.seen()
+
+    async def seen(self) -> None:
+        """Wait until it has happened, be it before."""
         async with asyncio.timeout(10):
             await self._met.wait()
 
 
+def waiting() -> AbstractContextManager[Watch]:
+    """Watch for somebody else's lock: the driver logs what each statement ended with."""
+    return watching("aiosqlite", logging.DEBUG, "database is locked")
+
+
 @contextmanager
-def waiting() -> Iterator[Waiting]:
-    """Watch the driver, which logs what each statement ended with."""
-    logger = logging.getLogger("aiosqlite")
-    handler, level = Waiting(), logger.level
+def watching(name: str, level: int, message: str) -> Iterator[Watch]:
+    """Watch a logger for a message."""
+    logger = logging.getLogger(name)
+    handler, before = Watch(message), logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
+    logger.setLevel(level)
     try:
         yield handler
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)
         logger.removeHandler(handler)
 
 

@@ -192,8 +192,7 @@ def test_an_owner_that_was_paused_past_its_lease_gets_the_winners_record(folder:
     with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:
         os.kill(other.process.pid, signal.SIGSTOP)
         record = store.run_or_retrieve({"n": 1}, by="the second")
-        Path("released").touch()
-        os.kill(other.process.pid, signal.SIGCONT)
+        go_on(other)
         assert other.expect("got") == "the second"
         assert other.ended() == 0
         assert Path(record.result_file).read_text() == "the second"
@@ -204,13 +203,10 @@ def test_an_owner_that_was_paused_past_its_lease_gets_the_winners_record(folder:
 def test_a_paused_owner_whose_stage_has_gone_gets_the_winners_record(folder: Path) -> None:
     """Its runner fails, as its folder was cleared away: that is not its caller's concern."""
     with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:
-        os.kill(other.process.pid, signal.SIGSTOP)
+        pause(other)
         store.run_or_retrieve({"n": 1}, by="the second")
-        (stage,) = Path("results/.entropic/staging").iterdir()
-        grow_old(stage)
         assert len(store.recover().discarded) == 1
-        Path("released").touch()
-        os.kill(other.process.pid, signal.SIGCONT)
+        go_on(other)
         assert other.expect("got") == "the second"
     assert calls() == 2
 
@@ -218,13 +214,10 @@ def test_a_paused_owner_whose_stage_has_gone_gets_the_winners_record(folder: Pat
 def test_a_paused_owner_of_this_machine_keeps_its_stage(folder: Path) -> None:
     """Nobody wants its run: when it goes on, it finishes it."""
     with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:
-        os.kill(other.process.pid, signal.SIGSTOP)
-        (stage,) = Path("results/.entropic/staging").iterdir()
-        grow_old(stage)
+        pause(other)
         wait_for(has_lapsed)
         assert store.recover() == Recovered()
-        Path("released").touch()
-        os.kill(other.process.pid, signal.SIGCONT)
+        go_on(other)
         assert other.expect("got") == "the first"
     assert calls() == 1
 
@@ -232,27 +225,32 @@ def test_a_paused_owner_of_this_machine_keeps_its_stage(folder: Path) -> None:
 def test_a_paused_owner_of_another_machine_is_fenced_before_its_stage_goes(folder: Path) -> None:
     """It may have died there. If it has not, it runs again."""
     with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:
-        os.kill(other.process.pid, signal.SIGSTOP)
-        (stage,) = Path("results/.entropic/staging").iterdir()
-        grow_old(stage)
+        pause(other)
         wait_for(has_lapsed)
         elsewhere = json.dumps(["elsewhere", ["another boot", "pid:[1]", "time:[1]"], 1, "1", "0"])
         databases.change(f"UPDATE entropic_runs SET owner = '{elsewhere}'")
         assert len(store.recover().discarded) == 1
         assert databases.ask("SELECT token, owner FROM entropic_runs") == [(2, None)]
-        Path("released").touch()
-        os.kill(other.process.pid, signal.SIGCONT)
+        go_on(other)
         other.expect("in")
         assert other.expect("got") == "the first"
     assert calls() == 2
     assert os.listdir("results/.entropic/staging") == []
 
 
-def grow_old(stage: Path) -> None:
-    """As if nobody had written to it for an hour."""
+def pause(owner: scripts.Script) -> None:
+    """Stop an owner, as if it had not written to its stage for an hour."""
+    os.kill(owner.process.pid, signal.SIGSTOP)
+    (stage,) = Path("results/.entropic/staging").iterdir()
     old = time.time() - 3600
     for path in [*stage.iterdir(), stage]:
         os.utime(path, (old, old))
+
+
+def go_on(owner: scripts.Script) -> None:
+    """Let a paused owner go on, and its runner end."""
+    Path("released").touch()
+    os.kill(owner.process.pid, signal.SIGCONT)
 
 
 def has_lapsed() -> bool:
@@ -322,28 +320,42 @@ def test_a_cancelled_claim_leaves_its_successors_alone(folder: Path) -> None:
 
     async def run(params: dict[str, Any]) -> None:
         mark_call(params)
-        await asyncio.sleep(0)
         while len(os.listdir("calls")) < 2:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)  # the cancelled one's claim would be given back meanwhile
-        seen.extend(databases.ask("SELECT state FROM entropic_runs WHERE state <> 'done'"))
+        while any(
+            "give_back" in repr(task) for task in asyncio.all_tasks()
+        ):  # of the cancelled one
+            await asyncio.sleep(0.01)
+        # Off the loop: another run's commit may have the database locked until the loop goes on.
+        sql = "SELECT state FROM entropic_runs WHERE state <> 'done'"
+        seen.extend(await asyncio.to_thread(databases.ask, sql))
         Path(params["result_file"]).write_text("x")
 
     async def main() -> None:
         async with make(run) as store:
             await store.retrieve({"n": 0})
+            pipeline = (await store._open()).pipeline
+            in_line = pipeline._runs._claims._taking._requests
+
+            async def queued(n: int) -> asyncio.Task[Any]:
+                """A request that has come as far as it can while the database is locked."""
+                asking = asyncio.create_task(store.run_or_retrieve({"n": n}))
+                async with asyncio.timeout(20):
+                    while not in_line or not pipeline._flights._flights:
+                        await asyncio.sleep(0.01)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                return asking
+
             with outsiders.holding("runs.sqlite3", "BEGIN IMMEDIATE") as release:
                 with outsiders.waiting() as lock:
                     first = asyncio.create_task(store.run_or_retrieve({"n": 0}))
                     await lock.met()
-                left = asyncio.create_task(store.run_or_retrieve({"n": 1}))
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
+                left = await queued(1)
                 left.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await left
-                again = asyncio.create_task(store.run_or_retrieve({"n": 1}))
-                await asyncio.sleep(0)
+                again = await queued(1)
                 release()
                 await asyncio.gather(first, again)
 
@@ -376,9 +388,9 @@ def test_a_lease_that_was_renewed_meanwhile_is_not_taken(
             first = asyncio.create_task(one.run_or_retrieve({"n": 1}))
             await asyncio.to_thread(wait_for, lambda: calls() == 1)
             monkeypatch.setattr(Ledger, "claim", after_a_renewal)
-            with watched("under way in another store") as is_waiting:
+            with waiting_elsewhere() as news:
                 second = asyncio.create_task(two.run_or_retrieve({"n": 1}))
-                await is_waiting()
+                await news.seen()
             is_lapsed.set()
             await shift(-7200)
             async with asyncio.timeout(20):
@@ -390,29 +402,9 @@ def test_a_lease_that_was_renewed_meanwhile_is_not_taken(
     assert calls() == 1
 
 
-@contextmanager
-def watched(message: str) -> Iterator[Callable[[], Any]]:
-    """Gives a way to wait until something has been logged."""
-    loop, met = asyncio.get_running_loop(), asyncio.Event()
-
-    class Watch(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if message in record.getMessage():
-                loop.call_soon_threadsafe(met.set)
-
-    async def wait() -> None:
-        async with asyncio.timeout(20):
-            await met.wait()
-
-    logger = logging.getLogger("entropic")
-    handler, level = Watch(), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield wait
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+def waiting_elsewhere() -> Any:
+    """Watch for a store that waits for another one's run."""
+    return outsiders.watching("entropic", logging.INFO, "under way in another store")
 
 
 @pytest.mark.parametrize(("retries", "waiters"), [(1, 0), (0, 1)])
@@ -433,8 +425,8 @@ def test_a_failure_that_is_tried_again_ends_nobodys_waiting(
     async def main() -> Any:
         one, two = make(fails_at_first, retries=retries), make(fails_at_first, retries=waiters)
         async with one, two:
-            with watched("under way in another store") as is_waiting:
-                waits.append(is_waiting)
+            with waiting_elsewhere() as news:
+                waits.append(news.seen)
                 first = asyncio.create_task(one.run_or_retrieve({"n": 1}))
                 await asyncio.to_thread(wait_for, lambda: calls() == 1)
                 second = asyncio.create_task(two.run_or_retrieve({"n": 1}))
@@ -460,8 +452,8 @@ def test_the_failure_of_other_parameters_under_the_same_id_is_not_ones_own(folde
 
     async def main() -> Any:
         async with make(run) as one, make(run) as two:
-            with watched("under way in another store") as is_waiting:
-                waits.append(is_waiting)
+            with waiting_elsewhere() as news:
+                waits.append(news.seen)
                 first = asyncio.create_task(one.run_or_retrieve({"n": 1, "id": "base"}))
                 await asyncio.to_thread(wait_for, lambda: calls() == 1)
                 second = asyncio.create_task(two.run_or_retrieve({"n": 2, "id": "base"}))

@@ -32,7 +32,7 @@ import pytest
 from entropic import AsyncStore, DatabaseBusyError, DatabaseError, ResultsDirError, Store
 from tests import scripts
 from tests.outsiders import (
-    Waiting,
+    Watch,
     ask,
     cancelled_at,
     holding,
@@ -485,7 +485,7 @@ def all_calls(store: AsyncStore[Point]) -> dict[str, Callable[[], Coroutine[Any,
 
 
 async def started(
-    store: AsyncStore[Point], lock: Waiting
+    store: AsyncStore[Point], lock: Watch
 ) -> tuple[dict[str, asyncio.Task[Any]], float]:
     """All calls at once, once they have met the lock; and when they were made."""
     began = time.monotonic()

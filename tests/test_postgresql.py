@@ -5,6 +5,7 @@ What a store promises on every database is tested where it is promised, on both.
 
 import asyncio
 import logging
+import math
 import pickle
 import threading
 import time
@@ -311,6 +312,12 @@ async def test_a_lock_that_stays_is_an_error_that_says_whom_to_look_for(call: st
         ):
             await getattr(store, call)({"n": 1})
         assert await getattr(store, call)({"n": 1})
+
+
+async def test_a_lock_may_be_waited_for_for_ever() -> None:
+    """As on SQLite."""
+    async with make_store(lock_timeout=math.inf) as store:
+        assert (await store.run_or_retrieve({"n": 1})).n == 1
 
 
 async def test_a_waiting_call_goes_on_when_the_lock_is_free() -> None:
