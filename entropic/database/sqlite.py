@@ -1,5 +1,6 @@
 """SQLite through aiosqlite: pragmas, lists of keys, and what its errors mean."""
 
+import asyncio
 import json
 import math
 import os
@@ -70,14 +71,23 @@ class SQLiteSession:
     async def roll_back(self) -> None:
         """Undo what is not committed.
 
-        The driver is told at once, whoever is cancelled meanwhile, and does it after everything
-        that it was told before: it also undoes a statement whose end nobody has waited for. After
-        a commit it does nothing.
+        The driver does it after everything that it was told before: it also undoes a statement
+        whose end nobody has waited for. After a commit it does nothing.
+
+        Raises:
+            asyncio.CancelledError: It was cancelled, with its whole loop; it is done all the same.
         """
-        if not self.connection.invalidated:  # by SQLAlchemy, which has closed it then
-            await self._driver.rollback()
+        cancelled: asyncio.CancelledError | None = None
+        while not self.connection.invalidated:  # by SQLAlchemy, which has closed it then
+            try:
+                await self._driver.rollback()
+                break
+            except asyncio.CancelledError as error:
+                cancelled = error  # told, but perhaps not yet done: to ask again waits for both
         if self.connection.in_transaction():
             await self.connection.rollback()
+        if cancelled is not None:
+            raise cancelled
 
     async def outcome_key(self) -> None:
         """A commit of a file has an outcome at once."""
