@@ -53,19 +53,24 @@ class Machine:
         self.net = f"10.{100 + os.getpid() % 100}.{number}"
 
     def __enter__(self) -> "Machine":
-        _ip("netns", "add", self.name)
         inner = f"{self._cable}i"
-        _ip("link", "add", self._cable, "type", "veth", "peer", "name", inner)
-        _ip("link", "set", inner, "netns", self.name)
-        _ip("addr", "add", f"{self.net}.1/24", "dev", self._cable)
-        _ip("link", "set", self._cable, "up")
-        _ip("-n", self.name, "addr", "add", f"{self.net}.2/24", "dev", inner)
-        _ip("-n", self.name, "link", "set", inner, "up")
-        _ip("-n", self.name, "link", "set", "lo", "up")
+        with contextlib.ExitStack() as undoing:
+            _ip("netns", "add", self.name)
+            undoing.callback(_ip, "netns", "del", self.name)
+            _ip("link", "add", self._cable, "type", "veth", "peer", "name", inner)
+            # By itself it goes with the namespace, at some time: not before the next test, perhaps.
+            undoing.callback(_ip, "link", "del", self._cable)
+            _ip("link", "set", inner, "netns", self.name)
+            _ip("addr", "add", f"{self.net}.1/24", "dev", self._cable)
+            _ip("link", "set", self._cable, "up")
+            _ip("-n", self.name, "addr", "add", f"{self.net}.2/24", "dev", inner)
+            _ip("-n", self.name, "link", "set", inner, "up")
+            _ip("-n", self.name, "link", "set", "lo", "up")
+            self._undoing = undoing.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        _ip("netns", "del", self.name)
+        self._undoing.close()
 
     def cut(self) -> None:
         """Pull the cable."""
