@@ -98,6 +98,15 @@ def publish(
     return name
 
 
+def remove(
+    results: ResultsFolder, name: str, id: str = "a", *, has_companions: bool = True
+) -> None:
+    """Take a result out, and remove it."""
+    removal = results.removal(id, 1, "nonce")
+    results.take_out(removal, name, id, has_companions=has_companions)
+    removal.finish()
+
+
 def names(path: str | Path = "results") -> list[str]:
     """What a folder shows, without entropic's private corner."""
     return sorted(name for name in os.listdir(path) if name != ".entropic")
@@ -360,7 +369,7 @@ def test_a_folder_with_another_suffix_touches_nothing_but_its_own(
     assert renamed.endswith(other)
     assert (renamed == name) == (suffix == other)
     assert renamed == name or not os.path.exists(f"results/{name}")
-    again.remove(renamed, "a")
+    remove(again, renamed, has_companions=True)
     assert all(path.exists() and path.read_bytes() == before[path] for path in before)
 
 
@@ -368,11 +377,11 @@ def test_removing_a_result_leaves_companions_that_are_not_its_own(results: Resul
     """Only what was published with the result goes with it; what is gone already is no error."""
     publish(results, b"result")
     write("results/a.files", {"theirs": b"theirs"})
-    results.remove("a.dat", has_companions=False)
+    remove(results, "a.dat", has_companions=False)
     assert names() == ["a.files"]
-    results.remove("a.dat")
+    remove(results, "a.dat")
     assert names() == []
-    results.remove("a.dat")
+    remove(results, "a.dat")
 
 
 def test_removing_follows_no_link(results: ResultsFolder) -> None:
@@ -382,9 +391,9 @@ def test_removing_follows_no_link(results: ResultsFolder) -> None:
     write("results/a.dat", {"inside": b"inside"})
     Path("results/a.dat/link").symlink_to(outside)
     Path("results/a.files").symlink_to(outside)
-    results.remove("a.dat")
+    remove(results, "a.dat")
     Path("results/b.dat").symlink_to(outside)
-    results.remove("b.dat")
+    remove(results, "b.dat", "b")
     assert names() == []
     assert read("outside") == {"outside": b"outside"}
 

@@ -29,12 +29,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entropic import AsyncStore, DatabaseBusyError, DatabaseError, ResultsDirError, Store
+from entropic import (
+    AsyncStore,
+    DatabaseBusyError,
+    DatabaseError,
+    EntropicError,
+    ResultsDirError,
+    Store,
+)
 from tests import scripts
 from tests.outsiders import (
     Watch,
     ask,
     cancelled_at,
+    change,
     holding,
     is_unlocked,
     running,
@@ -430,6 +438,71 @@ def test_a_read_only_file_system_is_read(disk: SmallDisk) -> None:
     with make(runner, **settings) as store:
         assert store.sweep([{"n": 0}, {"n": 2}])[1].n == 2
     assert calls() == 3
+
+
+REFUSE = """
+CREATE TRIGGER refuse BEFORE UPDATE ON entropic_runs WHEN NEW.state = 'deleted'
+BEGIN SELECT RAISE(ABORT, 'refused'); END
+"""
+
+
+@pytest.mark.parametrize("where", ["published", "registered", "on another disk"])
+def test_a_deletion_that_the_database_refuses_leaves_the_result(
+    disk: SmallDisk, where: str
+) -> None:
+    """With all that was published beside it; without the refusal, the same call removes both."""
+
+    def runner(params: dict[str, Any]) -> None:
+        path = Path(params["result_file"])
+        path.mkdir()
+        (path / "part").write_bytes(b"part")
+        path.with_name("log").write_bytes(b"log")
+
+    with make(runner) as store:
+        record = store.run({"n": 0})
+        paths = [Path(record.result_file, "part"), Path("results", f"{record.id}.files", "log")]
+        if where != "published":
+            mine = Path("mine.npy" if where == "registered" else "disk/mine.npy")
+            mine.mkdir()
+            paths = [mine / "part"]
+            paths[0].write_bytes(b"mine")
+            store.register({"n": 0}, mine)
+        before = [path.read_bytes() for path in paths]
+        change(PATH, REFUSE)
+        with pytest.raises(EntropicError, match="refused"):
+            store.delete({"n": 0}, remove_file=True)
+        assert [path.read_bytes() for path in paths] == before
+        assert store.retrieve({"n": 0}) is not None
+        change(PATH, "DROP TRIGGER refuse")
+        assert store.delete({"n": 0}, remove_file=True)
+        assert not any(path.parent.exists() for path in paths)
+        assert store.retrieve({"n": 0}) is None
+    assert list(STAGING.iterdir()) == []
+    assert os.listdir("disk") == []
+
+
+def test_the_database_is_free_while_a_deleted_result_is_removed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of many files takes long to remove; others go on meanwhile."""
+
+    def runner(params: dict[str, Any]) -> None:
+        Path(params["result_file"]).mkdir()
+        Path(params["result_file"], "part").write_bytes(b"part")
+
+    unlink = os.unlink
+    free = []
+
+    def unlinked(*args: Any, **options: Any) -> None:
+        if args[0] == "part":
+            free.append(is_unlocked(PATH))
+        unlink(*args, **options)
+
+    with make(runner) as store:
+        store.run({"n": 0})
+        monkeypatch.setattr(os, "unlink", unlinked)
+        assert store.delete({"n": 0}, remove_file=True)
+    assert free == [True]
 
 
 EXCLUSIVE = "BEGIN EXCLUSIVE"

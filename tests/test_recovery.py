@@ -257,6 +257,64 @@ def test_what_found_the_database_locked_goes_with_its_row(folder: Path) -> None:
             assert store.retrieve({"n": 1}) is None
 
 
+DELETING = """\
+from entropic.artifacts import Removal
+from entropic.ledger import Ledger
+
+def kill(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def run(params):
+    if KIND == "file":
+        return simulate(params)
+    for name in ("one", "two"):
+        os.makedirs(os.path.join(params["result_file"], name))
+        open(os.path.join(params["result_file"], name, "part"), "w").write("content")
+    open(os.path.join(os.path.dirname(params["result_file"]), "log"), "w").write("beside")
+
+store = make(run, lease_ttl=0.2)
+store.run({"n": 1})
+if KIND == "registered":
+    os.rename(store.retrieve({"n": 1}).result_file, "mine")
+    store.register({"n": 1}, "mine")
+if WHEN == "before its commit":
+    take = Removal.take
+    Removal.take = lambda *args: kill(take(*args))
+else:
+    Removal.finish = kill
+store.delete({"n": 1}, remove_file=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "registered"])
+@pytest.mark.parametrize("when", ["before its commit", "after its commit"])
+def test_a_deletion_that_was_killed_is_undone_or_ended(folder: Path, kind: str, when: str) -> None:
+    """Row and result are both there, or neither; and nothing is left in the staging folder."""
+    with scripts.script(scripts.arguments(KIND=kind, WHEN=when) + DELETING) as script:
+        assert script.ended() == -signal.SIGKILL, script.errors()
+    result = Path("mine" if kind == "registered" else f"results/{script_id()}.npy")
+    assert not result.exists()
+    with make(lease_ttl=0.2) as store:
+        wait_for(lambda: store.recover() is not None and not list(STAGING.iterdir()))
+        if when == "before its commit":
+            record = store.retrieve({"n": 1})
+            assert record is not None
+            assert calls() == (kind == "file")
+            if kind == "folder":
+                assert Path(f"results/{record.id}.files/log").read_text() == "beside"
+                assert len(list(result.glob("*/part"))) == 2
+        else:
+            assert store.retrieve({"n": 1}) is None
+        assert result.exists() == (when == "before its commit")
+
+
+def script_id() -> str:
+    """The id of ``{"n": 1}``."""
+    with closing(sqlite3.connect("runs.sqlite3")) as database:
+        ((id,),) = database.execute("SELECT id FROM entropic_runs").fetchall()
+    return str(id)
+
+
 def test_a_live_owners_run_is_left_alone(folder: Path) -> None:
     """Whatever is staged of it, by whoever looks."""
     looked: list[Recovered] = []

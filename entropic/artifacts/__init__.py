@@ -5,7 +5,7 @@ rename, or never. Nothing here knows a database: which names are ours is told by
 
     <results_dir>/<id><suffix>              a result
     <results_dir>/<id>.files/               what else its runner left
-    <results_dir>/.entropic/                see the modules corner and stage
+    <results_dir>/.entropic/                see the modules corner, stage and removal
 """
 
 import contextlib
@@ -36,6 +36,7 @@ from entropic.artifacts.moves import (
     replace,
     set_aside_name,
 )
+from entropic.artifacts.removal import Removal, Removed, removed
 from entropic.artifacts.sidecar import Sidecar, read_sidecar
 from entropic.artifacts.stage import COMPANIONS, Stage, Staged
 from entropic.errors import ResultsDirError
@@ -43,6 +44,8 @@ from entropic.errors import ResultsDirError
 __all__ = [
     "COMPANIONS",
     "Found",
+    "Removal",
+    "Removed",
     "ResultsFolder",
     "Sidecar",
     "Stage",
@@ -50,7 +53,6 @@ __all__ = [
     "explained",
     "find",
     "read_sidecar",
-    "remove_registered",
 ]
 
 # Between a run's id and its suffix, where the name without it was not ours.
@@ -297,12 +299,7 @@ class ResultsFolder:
             for path in (folder, *(os.path.join(folder, name) for name in names)):
                 with contextlib.suppress(FileNotFoundError):
                     latest = max(latest, os.lstat(path).st_mtime)
-        try:
-            # A file server's clock, or another machine's, may differ from that of this one.
-            with tempfile.TemporaryFile(dir=self._staging) as probe:
-                return os.fstat(probe.fileno()).st_mtime - latest
-        except OSError as error:
-            raise self._unusable(error) from error
+        return self._now() - latest
 
     def take_over(self, source: Stage, target: Stage) -> bool:
         """Make another owner's stage one's own; whether it was still there.
@@ -337,23 +334,69 @@ class ResultsFolder:
         """Remove a staging folder and what is in it; following no link."""
         remove(stage.folder)
 
-    def remove(self, name: str, id: str | None = None, *, has_companions: bool = True) -> None:
-        """Remove a published result, and its companions; what is gone already is no error.
+    def removal(self, id: str, published: int, nonce: str) -> Removal:
+        """What is to take a run's results out; nothing has happened yet."""
+        return Removal(self._staging, id, published, nonce)
+
+    def take_out(self, removal: Removal, name: str, id: str, *, has_companions: bool) -> None:
+        """Take a published result, and its companions, out of the folder.
+
+        What is gone already is no error.
 
         Args:
+            removal: Where they go.
             name: The name that it was published under.
-            id: The run id; without it, the name must have this folder's suffix.
+            id: The run id.
             has_companions: Whether companions were published with it.
+
+        Raises:
+            ResultsDirError: The file system refused; what was taken is to be put back.
+        """
+        companions = self._companions(name, id) if has_companions else None
+        try:
+            removal.take(os.path.join(self.path, name), companions)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def removed(self, nonce: str, patience: float) -> list[Removed]:
+        """What deletions of one cache have taken out so many seconds ago, and not yet removed.
+
+        Raises:
+            ResultsDirError: The file system refused.
+        """
+        left = []
+        try:
+            for one in removed(self._staging, nonce):
+                with contextlib.suppress(FileNotFoundError):
+                    # A rename changes this time alone.
+                    if self._now() - os.lstat(one.path).st_ctime > patience:
+                        left.append(one)
+        except OSError as error:
+            raise self._unusable(error) from error
+        return left
+
+    def end_removal(self, one: Removed, path: str | None) -> bool:
+        """Remove what was taken out, or put it back; whether it is back in its place.
+
+        Args:
+            one: What was taken out.
+            path: Where the result belongs; ``None`` where nobody needs it any more.
 
         Raises:
             ResultsDirError: The file system refused.
         """
         try:
-            remove(os.path.join(self.path, name))
-            if has_companions:
-                remove(self._companions(name, id or name.removesuffix(self.suffix)))
+            if path is not None:
+                home, name = os.path.split(path)
+                beside = ResultsFolder(home, self.suffix)._companions(name, one.id)
+                with contextlib.suppress(FileExistsError):
+                    move_to_free_name(one.path, beside if one.are_companions else path)
+                    return True
+            remove(one.path)
         except OSError as error:
-            raise self._unusable(error) from error
+            if os.path.lexists(one.path):  # else somebody was faster
+                raise self._unusable(error) from error
+        return False
 
     def sync(self) -> None:
         """Write the folder's names through to the disk.
@@ -500,6 +543,18 @@ class ResultsFolder:
             stem = id
         return os.path.join(self.path, stem + COMPANIONS)
 
+    def _now(self) -> float:
+        """The file system's own time: another machine's clock may differ from that of this one.
+
+        Raises:
+            ResultsDirError: The file system refused.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self._staging) as probe:
+                return os.fstat(probe.fileno()).st_mtime
+        except OSError as error:
+            raise self._unusable(error) from error
+
     def _unusable(self, error: OSError) -> ResultsDirError:
         if isinstance(error, ResultsDirError):
             return error
@@ -530,11 +585,6 @@ def explained(error: OSError) -> str:
         errno.ENOTDIR: "a part of the path is a file",
         errno.EEXIST: "it is a file",
     }.get(error.errno or 0, str(error))
-
-
-def remove_registered(path: str) -> None:
-    """Remove a result that lies where its user put it; what is gone already is no error."""
-    remove(path)
 
 
 def _set_aside(path: str, stage: Stage) -> str | None:

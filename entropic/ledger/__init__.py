@@ -265,14 +265,17 @@ class Ledger(Generic[R]):
         id: str,
         forget: Callable[[Entry[R]], Awaitable[Result]],
         gone: Sequence[str] = (),
+        restore: Callable[[], Awaitable[object]] | None = None,
     ) -> Entry[R] | None:
         """Remove a row; its tokens stay behind, so that nothing staged before comes back.
 
         Args:
             id: The run id.
-            forget: Called under the write lock. It removes the result, if that is asked for, and
-                says what stays known: the folder, and the name that is the run's own there.
+            forget: Called under the write lock. It takes the result away, if that is asked for,
+                and says what stays known: the folder, and the name that is the run's own there.
             gone: Owners that are known to be dead: theirs are not under way any more.
+            restore: Called where the row cannot be removed after all: takes back what ``forget``
+                has done.
 
         Returns:
             What was there; ``None`` if there was no row.
@@ -301,7 +304,7 @@ class Ledger(Generic[R]):
             )
             return entry
 
-        return await self._database.write(work, Begin.PUBLISHING, tell=self._model)
+        return await self._database.write(work, Begin.PUBLISHING, undo=restore, tell=self._model)
 
     def conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
         """The error to raise where an id holds other parameters than those asked for."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
-from entropic.artifacts import ResultsFolder, find, remove_registered
+from entropic.artifacts import Removal, ResultsFolder, find
 from entropic.errors import IdConflictError, ResultMissingError, ResultsDirError
 from entropic.identity import checked_id
 from entropic.leases import is_gone
@@ -74,14 +74,20 @@ class Rows(Generic[R]):
                 raise answer.error
             id = answer.parameters.id
         id = checked_id(id)
-        removed: list[str] = []
-        forget = functools.partial(self._forget, removed=removed if remove_file else None)
-        entry = await self._cache.ledger.delete(id, forget, await self._gone(id))
+        removals: list[Removal] = []
+        entry = await self._cache.ledger.delete(
+            id,
+            functools.partial(self._forget, removals=removals if remove_file else None),
+            await self._gone(id),
+            functools.partial(self._cache.threads.run, _put_back, removals),
+        )
         if entry is None:
             return False
         _logger.info("deleted the row of %s", id)
-        for path in removed:
-            _logger.info("deleted the result of %s (%s)", id, path)
+        for removal in removals:
+            await self._cache.threads.run(_finish, removal)
+            if removal.result is not None:
+                _logger.info("deleted the result of %s (%s)", id, removal.result)
         await self._salvage.tidy(id)
         return True
 
@@ -91,33 +97,36 @@ class Rows(Generic[R]):
         owner = (await self._cache.ledger.states([id]))[id].owner
         return [owner] if owner is not None and is_gone(owner) else []
 
-    async def _forget(self, entry: Entry[R], *, removed: list[str] | None) -> Result:
+    async def _forget(self, entry: Entry[R], *, removals: list[Removal] | None) -> Result:
         """Under the write lock, so that no run is published meanwhile: what stays of a run.
 
         That is the name that is its own, except where its result is removed: another database may
-        publish under that name from then on.
+        publish under that name from then on. It is only renamed here: to remove it may take long.
 
         Args:
             entry: What is stored of it.
-            removed: Takes the path of the result, if that is to be removed and was there.
+            removals: Takes what there is to remove, if that is asked for.
         """
         assert entry.record is not None
-        name = own_name(self._cache.folder, entry.record.id, entry)
-        if removed is not None:
-            path = await self._cache.threads.run(self._remove_result, entry.record.id, name, entry)
-            removed.extend([path] if path is not None else [])
+        id = entry.record.id
+        name = own_name(self._cache.folder, id, entry)
+        if removals is not None:
+            removals.append(self._cache.folder.removal(id, entry.published, self._cache.nonce))
+            take = self._take_out
+            removals[-1].result = await self._cache.threads.run(take, removals[-1], id, name, entry)
             if entry.result.registered_path is None:
                 return Result()
         return entry.result if name is None else Result(folder=self._cache.folder.id, name=name)
 
-    def _remove_result(self, id: str, name: str | None, entry: Entry[R]) -> str | None:
+    def _take_out(self, removal: Removal, id: str, name: str | None, entry: Entry[R]) -> str | None:
         if name is None or entry.result.registered_path is not None:
-            return self._remove_elsewhere(id, entry)
-        self._cache.folder.remove(name, id, has_companions=bool(entry.result.companions))
+            return self._take_from_elsewhere(removal, id, entry)
+        has_companions = bool(entry.result.companions)
+        self._cache.folder.take_out(removal, name, id, has_companions=has_companions)
         return self._cache.folder.spell(name)
 
-    def _remove_elsewhere(self, id: str, entry: Entry[R]) -> str | None:
-        """Remove a registered result, or one of another folder; its path, if it was found."""
+    def _take_from_elsewhere(self, removal: Removal, id: str, entry: Entry[R]) -> str | None:
+        """Take a registered result, or one of another folder; its path, if it was found."""
         registered = entry.result.registered_path
         if registered is not None and os.path.lexists(registered):
             path: str | None = registered  # be it as large as it was, or not
@@ -129,14 +138,30 @@ class Rows(Generic[R]):
         if path is None:
             return None
         if registered is not None:
-            remove_registered(path)
+            removal.take(path)
         else:
             folder, name = os.path.split(path)
             has_companions = bool(entry.result.companions)
-            ResultsFolder(folder, self._cache.folder.suffix).remove(
-                name, id, has_companions=has_companions
+            ResultsFolder(folder, self._cache.folder.suffix).take_out(
+                removal, name, id, has_companions=has_companions
             )
         return path
+
+
+def _put_back(removals: list[Removal]) -> None:
+    while removals:  # the transaction may be tried again
+        removal = removals.pop()
+        try:
+            removal.put_back()
+        except OSError:
+            _logger.warning("a result that stays could not be put back", exc_info=True)
+
+
+def _finish(removal: Removal) -> None:
+    try:
+        removal.finish()
+    except OSError:
+        _logger.warning("a result could not be removed; it is out of the way", exc_info=True)
 
 
 def _registered(path: str) -> Published:

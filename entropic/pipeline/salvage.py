@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
-from entropic.artifacts import Sidecar, Stage
+from entropic.artifacts import Removed, Sidecar, Stage
 from entropic.errors import DatabaseBusyError, EntropicError
 from entropic.identity import ParameterSet, is_computed, shortened
-from entropic.ledger import Claim, State
+from entropic.ledger import Claim, Entry, State
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claims
@@ -118,6 +118,7 @@ class Salvage(Generic[R]):
             ResultsDirError: The results folder cannot be read.
             DatabaseError: The database failed.
         """
+        await self._end_deletions(only)
         staged = await self._cache.threads.run(self._cache.folder.staged, self._cache.nonce)
         staged = [stage for stage in staged if only in (None, stage[0])]
         if not staged:
@@ -152,6 +153,27 @@ class Salvage(Generic[R]):
             fenced += [(id, left.held[id]) for id in claims if not left.held[id].has_sidecar]
             await self._claims.give_back([(id, claim.token, None) for id, claim in claims.items()])
         return fenced
+
+    async def _end_deletions(self, only: str | None) -> None:
+        """Remove what owners that are gone have deleted; put back what they were still about to."""
+        folder = self._cache.folder
+        found = await self._cache.threads.run(folder.removed, self._cache.nonce, self._patience)
+        removed = [one for one in found if only in (None, one.id)]
+        for start in range(0, len(removed), BATCH):
+            part = removed[start : start + BATCH]
+            entries = await self._cache.ledger.look_up([one.id for one in part])
+            for one in part:
+                path = self._place(one, entries[one.id])
+                is_back = await self._cache.threads.run(folder.end_removal, one, path)
+                _logger.info("%s %s", "put back" if is_back else "deleted", path or one.path)
+
+    def _place(self, one: Removed, entry: Entry[R]) -> str | None:
+        """Where a result belongs whose deletion has not been committed."""
+        if entry.record is None or entry.published != one.published:
+            return None
+        name = own_name(self._cache.folder, one.id, entry)
+        own = None if name is None else os.path.join(self._cache.folder.path, name)
+        return entry.result.registered_path or own or entry.record.result_file
 
     async def _recovered(self, sidecars: Sequence[Sidecar], dead: Sequence[str]) -> list[str]:
         """Store finished runs, each under a claim of its own; the ids of those that were."""
