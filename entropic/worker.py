@@ -56,6 +56,7 @@ class Job:
         stage: Where to write.
         token: The token that it is run under.
         owner: Whose it is.
+        has_own_id: Whether the caller chose the id.
         values: The parameters, as the plain JSON of the sidecar.
         custom_data: What goes to the row.
         checksum: Whether to compute the result's digest.
@@ -73,6 +74,7 @@ class Job:
     checksum: bool
     token: int = 0
     owner: str = ""
+    has_own_id: bool = False
     values: dict[str, Any] = field(default_factory=dict)
     custom_data: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
@@ -285,6 +287,7 @@ def _finish(job: Job, clock: _Clock) -> Outcome:
         sidecar = Sidecar(
             nonce=job.cache,
             id=job.id,
+            has_own_id=job.has_own_id,
             token=job.token,
             owner=job.owner,
             values=job.values,

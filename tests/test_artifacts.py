@@ -547,8 +547,31 @@ def test_a_digest_is_that_of_the_file(results: ResultsFolder) -> None:
     """SHA-256, as ``sha256sum`` shows it."""
     stage, found = staged(results, b"result")
     digest = hashlib.sha256(b"result").hexdigest()
-    inode = Path(stage.result).stat().st_ino
-    assert found == Staged(6, is_folder=False, companions=(), digest=digest, inode=inode)
+    about = Path(stage.result).stat()
+    assert found == Staged(6, False, (), digest, about.st_ino, about.st_mtime_ns)
+
+
+@pytest.mark.parametrize("kind", NEW)
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_file_whose_number_came_round_again_is_not_taken_for_the_result(
+    results: ResultsFolder, kind: str, checksum: bool
+) -> None:
+    """Where a killed owner may have published, somebody else's of the same size is left alone."""
+    stage = results.stage("a", 1, "nonce")
+    stages.make(stage)
+    write(stage.result, NEW[kind])
+    found = stages.check(stage, checksum=checksum, durable=False)
+    published = Path("results", results.publish(stage, found, "a", None))
+    assert results.can_resume(stage, found, "a")
+
+    part = published / "more/new" if kind == "folder" else published
+    part.write_bytes(b"their" if kind == "file" else b"longer than it was")
+
+    if kind == "file":
+        os.utime(part, ns=(0, found.mtime_ns + 1))
+        with pytest.raises(ResultsDirError, match="no longer in"):
+            results.resume(stage, found, "a", None)
+    assert not results.can_resume(stage, found, "a")
 
 
 def test_a_digest_of_a_folder_covers_names_and_contents(results: ResultsFolder) -> None:

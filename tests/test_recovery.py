@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import time
@@ -21,8 +22,10 @@ import pytest
 
 from entropic import AsyncStore, DatabaseBusyError, Recovered, Store
 from entropic.artifacts import read_sidecar
+from entropic.artifacts import stage as stages
 from entropic.artifacts.stage import Stage
 from tests import databases, scripts
+from tests.outsiders import is_unlocked
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, simulate
 
@@ -88,7 +91,7 @@ def run(params):
 store = make(run)
 store.run_or_retrieve({"n": 0})
 if AGAIN:
-    store.run({"n": 1})
+    store.run({"n": 1, **OWN})
 {
     "after the stage": lambda: after(stages, "make"),
     "before the sidecar": lambda: before(stages, "seal"),
@@ -99,7 +102,7 @@ if AGAIN:
     "after the commit": lambda: after_awaited(ledger.Ledger, "complete"),
 }[WHERE]()
 try:
-    (store.run if AGAIN else store.run_or_retrieve)({"n": 1}, by="the first")
+    (store.run if AGAIN else store.run_or_retrieve)({"n": 1, **OWN}, by="the first")
 except Exception as error:
     say("failed", type(error).__name__)
 """
@@ -115,9 +118,16 @@ POINTS = [
 ]
 
 
-def crash(how: str, where: str, kind: str = "file", *, again: bool = False) -> None:
+def crash(
+    how: str,
+    where: str,
+    kind: str = "file",
+    *,
+    again: bool = False,
+    own: dict[str, str] | None = None,
+) -> None:
     """Let a process run ``{"n": 1}`` until a named point, where it fails or is killed."""
-    settings = scripts.arguments(HOW=how, WHERE=where, KIND=kind, AGAIN=again)
+    settings = scripts.arguments(HOW=how, WHERE=where, KIND=kind, AGAIN=again, OWN=own or {})
     with scripts.script(settings + CRASHING) as script:
         if how == "kill":
             assert script.ended() == -signal.SIGKILL, script.errors()
@@ -206,6 +216,92 @@ def test_a_rerun_killed_in_the_middle_of_publishing_is_retrieved(folder: Path) -
         record = store.retrieve({"n": 1})
         assert record is not None
         assert record.custom_data["by"] == "the first"
+    check_whole()
+
+
+@pytest.mark.parametrize("id", ["mine", "a3f8c1d2e4b6f7a8"])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_finished_run_under_an_id_of_the_callers_own_is_stored(
+    folder: Path, id: str, is_open: bool
+) -> None:
+    """Also where it looks like a computed one; by whoever opens the store, or asks for it."""
+    store = make()
+    if is_open:
+        store.retrieve({"n": 0})
+    crash("kill", "before publishing", own={"id": id})
+    before = calls()
+    with store:
+        if not is_open:
+            assert store.retrieve({"n": 1, "id": id}) is not None
+        record = store.run_or_retrieve({"n": 1, "id": id})
+        assert (record.id, record.custom_data["by"], calls()) == (id, "the first", before)
+    check_whole()
+
+
+def restored() -> None:
+    """The results folder as it comes back from a copy: all its files have other numbers."""
+    shutil.copytree("results", "copy", symlinks=True)
+    shutil.rmtree("results")
+    os.rename("copy", "results")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "companions"])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_finished_run_in_a_restored_folder_is_stored(
+    folder: Path, kind: str, checksum: bool
+) -> None:
+    """In its own stage there is no other result that it could be taken for."""
+    crash("kill", "before publishing", kind)
+    before = calls()
+    if not checksum:
+        (stage,) = STAGING.iterdir()
+        staged = json.loads((stage / ".sidecar.json").read_text())["staged"]
+        planted(stage, staged={**staged, "digest": None})
+    restored()
+    with make() as store:
+        record = store.retrieve({"n": 1})
+        assert record is not None
+        assert record.custom_data["by"] == "the first"
+        assert calls() == before
+    check_whole()
+
+
+def test_a_finished_run_that_is_not_what_it_was_is_told_and_run_again(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its digest does not fit any more."""
+    stage = stage_of_a_crash()
+    (result,) = stage.glob("*.npy")
+    result.write_bytes(bytes(result.stat().st_size))
+    restored()
+    before = calls()
+    with make() as store:
+        assert store.retrieve({"n": 1}) is None
+        assert "cannot be recovered" in caplog.text
+        assert str(stage) in caplog.text
+        store.run_or_retrieve({"n": 1})
+        store.recover()
+    assert calls() == before + 1
+    check_whole()
+
+
+@databases.only_sqlite
+def test_no_result_is_read_while_the_database_is_locked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be large. What a killed owner has published is looked at beforehand."""
+    crash("kill", "after publishing")
+    digest = stages._file_digest
+    free = []
+
+    def digested(path: str) -> str:
+        free.append(is_unlocked("runs.sqlite3"))
+        return digest(path)
+
+    monkeypatch.setattr(stages, "_file_digest", digested)
+    with make() as store:
+        assert store.retrieve({"n": 1}) is not None
+    assert free == [True]
     check_whole()
 
 
@@ -310,8 +406,7 @@ def test_a_deletion_that_was_killed_is_undone_or_ended(folder: Path, kind: str, 
 
 def script_id() -> str:
     """The id of ``{"n": 1}``."""
-    with closing(sqlite3.connect("runs.sqlite3")) as database:
-        ((id,),) = database.execute("SELECT id FROM entropic_runs").fetchall()
+    (id,) = databases.ask("SELECT id FROM entropic_runs")
     return str(id)
 
 
@@ -503,6 +598,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "an absolute path": {"name": "/etc/hostname"},
     "a higher token": {"token": 10**9},
     "no number": {"token": "1"},
+    "an id of its own": {"has_own_id": True},
+    "another id of its own": {"has_own_id": True, "id": "0123456789abcdef"},
     "an unknown format": {"format": 2},
     "more than it may say": {"command": "rm -rf"},
     "other parameters": {"values": {"n": 7, "dt": 0.5, "label": None}},
@@ -514,6 +611,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
             "companions": ["../../../victim"],
             "digest": None,
             "inode": 0,
+            "mtime_ns": 0,
         }
     },
 }

@@ -692,7 +692,7 @@ def sidecar() -> dict[str, Any]:
 def check_sidecar(found: dict[str, Any], content: bytes) -> None:
     """It holds all that publishing and storing the run takes."""
     kept = bookkeeping()
-    assert found["id"] == kept["id"]
+    assert (found["id"], found["has_own_id"]) == (kept["id"], False)
     assert found["token"] == kept["token"] == 1
     assert found["owner"]
     assert found["nonce"]
@@ -703,6 +703,7 @@ def check_sidecar(found: dict[str, Any], content: bytes) -> None:
     assert found["host"]
     assert found["name"].startswith(kept["id"])
     assert found["staged"].pop("inode") > 0
+    assert found["staged"].pop("mtime_ns") > 0
     assert found["staged"] == {
         "size": len(content),
         "is_folder": False,

@@ -222,10 +222,11 @@ class ResultsFolder:
         """
         path, companions = os.path.join(self.path, name), self._companions(name, id)
         try:
-            if staged.is_at(path):
-                put_back(path, stage.result, stage.folder)
+            # In this order: a result that is staged has its companions with it.
             if staged.companions and os.path.lexists(companions):
                 put_back(companions, stage.companions, stage.folder)
+            if staged.is_at(path):
+                put_back(path, stage.result, stage.folder)
             for entry in os.listdir(stage.folder):
                 if entry.startswith(REPLACED):
                     move_to_free_name(
@@ -246,6 +247,8 @@ class ResultsFolder:
     ) -> str:
         """``publish``, for what an owner has left that was killed, perhaps while it did just that.
 
+        Nothing is read here; whether the result is whole, ``can_resume`` says beforehand.
+
         Raises:
             ResultsDirError: The result is neither in its stage nor under a name that it can have
                 been given; or the file system refused.
@@ -254,11 +257,13 @@ class ResultsFolder:
             return self.publish(stage, staged, id, ours, has_companions=has_companions)
         try:
             for name in self._given_names(id, ours):
-                if staged.is_whole_at(os.path.join(self.path, name)):
+                if staged.is_at(os.path.join(self.path, name)):
                     self._complete(stage, staged, id, name, ours, has_companions)
                     return name
         except OSError as error:
             raise self._unusable(error) from error
+        if staged.is_copy_at(stage.result):  # the whole folder was restored from a copy
+            return self.publish(stage, staged, id, ours, has_companions=has_companions)
         raise ResultsDirError(
             f"the result of the finished run {id} is no longer in {stage.folder}, nor in"
             f" {self.path}; remove that folder, and the next request runs it again",
@@ -266,9 +271,17 @@ class ResultsFolder:
         )
 
     def can_resume(self, stage: Stage, staged: Staged, id: str) -> bool:
-        """Whether a staged result is still there, in its stage or under a final name."""
+        """Whether a staged result is still there, in its stage or under a final name.
+
+        Whose a result under a final name is, its number tells; in a stage there is only its own.
+        """
+        has_all = not staged.companions or os.path.isdir(stage.companions)
+        if has_all and staged.is_at(stage.result):
+            return True
         paths = (os.path.join(self.path, name) for name in self._given_names(id, None))
-        return staged.is_at(stage.result) or any(staged.is_whole_at(path) for path in paths)
+        if any(staged.is_at(path) and staged.is_whole_at(path) for path in paths):
+            return True
+        return has_all and staged.is_whole_at(stage.result)
 
     def staged(self, nonce: str) -> list[tuple[str, int, Stage]]:
         """All that is staged of one cache: run id, token and stage of each, tokens ascending.

@@ -26,6 +26,7 @@ class Sidecar:
     Attributes:
         nonce: Of the cache that staged it.
         id: The run id.
+        has_own_id: Whether the caller chose it.
         token: The token that it was run under.
         owner: Who ran it.
         values: The parameters, as plain JSON.
@@ -39,6 +40,7 @@ class Sidecar:
 
     nonce: str
     id: str
+    has_own_id: bool
     token: int
     owner: str
     values: dict[str, Any]
@@ -57,6 +59,7 @@ class Sidecar:
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "nonce": (str,),
     "id": (str,),
+    "has_own_id": (bool,),
     "token": (int,),
     "owner": (str,),
     "values": (dict,),
@@ -74,6 +77,7 @@ _STAGED_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "companions": (list,),
     "digest": (str, type(None)),
     "inode": (int,),
+    "mtime_ns": (int,),
 }
 
 

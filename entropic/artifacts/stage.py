@@ -73,6 +73,7 @@ class Staged:
         companions: Names of the other files that the runner left beside it.
         digest: SHA-256 of the result, in hexadecimal; ``None`` where it was not asked for.
         inode: The result's number in the file system, which it keeps when it is renamed.
+        mtime_ns: When it was last written to, in nanoseconds: numbers come round again.
     """
 
     size: int
@@ -80,22 +81,43 @@ class Staged:
     companions: tuple[str, ...]
     digest: str | None
     inode: int
+    mtime_ns: int
 
     def is_at(self, path: str) -> bool:
-        """Whether this very result is at a path, by its number, kind and size."""
+        """Whether this very result is at a path; its content is not looked at."""
         try:
             there = os.lstat(path)
         except OSError:
             return False
-        if there.st_ino != self.inode or stat.S_ISDIR(there.st_mode) != self.is_folder:
+        is_it = (there.st_ino, there.st_mtime_ns) == (self.inode, self.mtime_ns)
+        return is_it and self._is_like(there)
+
+    def is_copy_at(self, path: str) -> bool:
+        """Whether something of its kind, and of a file's size, is there, by whatever number."""
+        try:
+            return self._is_like(os.lstat(path))
+        except OSError:
             return False
-        return self.is_folder or there.st_size == self.size
 
     def is_whole_at(self, path: str) -> bool:
-        """The same, and its content, where its digest is known."""
-        if not self.is_at(path):
+        """Whether what is there has its size, and its content where its digest is known.
+
+        It reads all of it: not under a lock.
+        """
+        try:
+            if not self._is_like(os.lstat(path)):
+                return False
+            files, _ = _tree(path)
+            if sum(os.lstat(found).st_size for found in files) != self.size:
+                return False
+            return self.digest is None or self.digest == _digest(path, files)
+        except OSError:
             return False
-        return self.digest is None or self.digest == _digest(path, _tree(path)[0])
+
+    def _is_like(self, there: os.stat_result) -> bool:
+        if self.is_folder:
+            return stat.S_ISDIR(there.st_mode)
+        return stat.S_ISREG(there.st_mode) and there.st_size == self.size
 
 
 def make(stage: Stage) -> None:
@@ -163,7 +185,9 @@ def check(stage: Stage, *, checksum: bool, durable: bool) -> Staged:
         more_files, more_folders = _tree(stage.companions) if companions else ([], [])
         for path in (*files, *folders, *more_files, *more_folders):
             fsync(path)
-    return Staged(size, stat.S_ISDIR(mode), tuple(companions), digest, about.st_ino)
+    return Staged(
+        size, stat.S_ISDIR(mode), tuple(companions), digest, about.st_ino, about.st_mtime_ns
+    )
 
 
 def seal(stage: Stage, sidecar: Mapping[str, Any], *, durable: bool) -> None:

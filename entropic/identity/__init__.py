@@ -337,11 +337,6 @@ def _weight(params: Mapping[Any, Any], limit: int) -> int:
     return weight
 
 
-def is_computed(id: str) -> bool:
-    """Whether an id looks like one that was computed from parameters."""
-    return re.fullmatch(r"[0-9a-f]{16}", id) is not None
-
-
 def checked_id(value: object) -> str:
     """An id of the caller's own.
 

@@ -315,6 +315,7 @@ class Runs(Generic[R]):
             stage=run.stage,
             token=run.claim.token,
             owner=self._owner,
+            has_own_id=run.parameters.has_own_id,
             values=self._cache.identity.portable(run.parameters.values),
             custom_data=dict(run.options.custom_data),
             checksum=self._checksum,

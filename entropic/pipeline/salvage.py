@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from entropic.artifacts import Removed, Sidecar, Stage
 from entropic.errors import DatabaseBusyError, EntropicError
-from entropic.identity import ParameterSet, is_computed, shortened
+from entropic.identity import ParameterSet, shortened
 from entropic.ledger import Claim, Entry, State
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
@@ -82,13 +82,18 @@ class Salvage(Generic[R]):
         for token in range(claim.token - 1, oldest, -1):
             theirs = self._cache.folder.stage(parameters.id, token, self._cache.nonce)
             sidecar = read_sealed(theirs, parameters.id, token)
-            if sidecar is None or not self._cache.folder.can_resume(
-                theirs, sidecar.staged, sidecar.id
-            ):
+            found = self._parameters(sidecar) if sidecar is not None else None
+            if sidecar is None or found is None or found.digest != parameters.digest:
                 continue
-            found = self._parameters(sidecar)
-            is_same = found is not None and found.digest == parameters.digest
-            if is_same and self._cache.folder.take_over(theirs, stage):
+            if not self._cache.folder.can_resume(theirs, sidecar.staged, sidecar.id):
+                _logger.warning(
+                    "the finished run %s cannot be recovered: its result is no longer in %s, or"
+                    " not what it was",
+                    sidecar.id,
+                    theirs.folder,
+                )
+                continue
+            if self._cache.folder.take_over(theirs, stage):
                 outcome = Outcome(
                     sidecar.started_at,
                     sidecar.elapsed_seconds,
@@ -221,11 +226,11 @@ class Salvage(Generic[R]):
     def _parameters(self, sidecar: Sidecar) -> ParameterSet | None:
         """What was run; ``None`` where a sidecar cannot be right, or the model has changed."""
         try:
+            if sidecar.has_own_id:
+                return self._cache.identity.resolve({**sidecar.values, "id": sidecar.id})
             found = self._cache.identity.resolve(sidecar.values)
             if sidecar.id in (found.id, found.id_2x):
                 return replace(found, id=sidecar.id)
-            if not is_computed(sidecar.id):  # the caller's own
-                return self._cache.identity.resolve({**sidecar.values, "id": sidecar.id})
             why: object = f"its id is not that of {shortened(sidecar.values)}"
         except EntropicError as error:
             why = error
