@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from entropic import AsyncStore, ResultMissingError, RunCycleError, Store
+from entropic.artifacts import stage as stages
 from entropic.identity import canonical_id
 from tests.conftest import KINDS, SyncFace
 from tests.simulations import Point, calls, simulate, simulate_async
@@ -264,6 +265,60 @@ def test_a_thread_run_that_everybody_has_left_ends_and_is_kept() -> None:
             await until_async(nothing_left)
 
     asyncio.run(main())
+
+
+def test_an_async_run_that_has_finished_is_kept_when_everybody_has_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runner has ended well, and a large result is still being read for its digest."""
+    reading, go_on = threading.Event(), threading.Event()
+    digest = stages._file_digest
+
+    def slow(path: str) -> str:
+        reading.set()
+        assert go_on.wait(DEADLINE)
+        return digest(path)
+
+    async def main() -> None:
+        url = "sqlite:///runs.sqlite3"
+        async with AsyncStore(simulate_async, Point, file_suffix=".npy", db_url=url) as store:
+            task = asyncio.create_task(store.run_or_retrieve({"n": 3}))
+            assert await asyncio.to_thread(reading.wait, DEADLINE)
+            task.cancel()
+            await asyncio.wait({task}, timeout=1)
+            assert task.cancelled()
+            assert await store.retrieve({"n": 3}) is None
+            go_on.set()
+            assert (await store.run_or_retrieve({"n": 3})).n == 3
+            assert calls() == 1
+            await until_async(nothing_left)
+
+    monkeypatch.setattr(stages, "_file_digest", slow)
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["run_or_retrieve", "run"])
+def test_a_run_that_is_interrupted_when_it_has_finished_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Ctrl-C comes between the sealing of its result and the news of it."""
+    seal = stages.seal
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        seal(*args, **options)
+        raise KeyboardInterrupt
+
+    with Store(simulate, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3") as store:
+        if again:
+            store.run({"n": 3}, by="the first")
+        monkeypatch.setattr(stages, "seal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            (store.run if again else store.run_or_retrieve)({"n": 3}, by="the last")
+        monkeypatch.setattr(stages, "seal", seal)
+        record = store.run_or_retrieve({"n": 3})
+        assert record.custom_data["by"] == "the last"
+        assert calls() == 1 + again
+        assert nothing_left()
 
 
 def test_a_run_that_waits_for_a_worker_is_dropped_when_everybody_has_left() -> None:

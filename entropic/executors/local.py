@@ -1,5 +1,6 @@
 """The places to run in this process: the calling thread, worker threads, the event loop."""
 
+import functools
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -9,6 +10,7 @@ from entropic import worker
 from entropic._portal import callers_turn, run_in_caller
 from entropic._shield import undisturbed
 from entropic._slots import Slots
+from entropic.executors.protocol import Began
 from entropic.executors.threads import Threads
 from entropic.worker import Job, Outcome, Runner
 
@@ -98,10 +100,11 @@ class LoopExecutor:
         """One of the runners at once."""
         return self._slots.hold(depth)
 
-    async def run(self, job: Job, began: Callable[[], None]) -> Outcome:
-        """Await it; cancelled, it stops."""
+    async def run(self, job: Job, began: Began) -> Outcome:
+        """Await it; cancelled, it stops, unless it has only its result to be looked at."""
         began()
-        return await worker.run_job_async(job, self._threads.run)
+        goes_on = functools.partial(began, goes_on=True)
+        return await worker.run_job_async(job, self._threads.run, goes_on)
 
     async def aclose(self) -> None:
         """End the threads that touched files."""

@@ -1,10 +1,21 @@
 """What every place to run has in common."""
 
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from entropic.worker import Job, Outcome, Runner
+
+
+class Began(Protocol):
+    """What an executor tells of a run that is under way."""
+
+    def __call__(self, *, goes_on: bool = False) -> None:
+        """The runner is about to be called.
+
+        Args:
+            goes_on: Called once more: from here on no cancellation stops it.
+        """
+        ...
 
 
 class Executor(Protocol):
@@ -40,7 +51,7 @@ class Executor(Protocol):
         """
         ...
 
-    async def run(self, job: Job, began: Callable[[], None]) -> Outcome:
+    async def run(self, job: Job, began: Began) -> Outcome:
         """Run a job.
 
         Args:

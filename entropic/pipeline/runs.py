@@ -238,7 +238,7 @@ class Runs(Generic[R]):
         return None
 
     async def _leave_in_order(self, run: _Run, taking: asyncio.Future[Any] | None = None) -> None:
-        """Give a cancelled run's claim back, also one that has yet to come.
+        """Give a cancelled run's claim back, also one that has yet to come; store what is finished.
 
         It may take as long as somebody has the database locked; a cancellation waits only a
         moment for it.
@@ -248,7 +248,7 @@ class Runs(Generic[R]):
             if taking is not None:
                 await asyncio.wait({taking})
             if taking is None or taking.exception() is None:
-                await self._give_back(run)
+                await self._keep_or_give_back(run)
 
         id = run.parameters.id
         task = self._leaving[id] = asyncio.create_task(give_back())
@@ -259,6 +259,21 @@ class Runs(Generic[R]):
 
         task.add_done_callback(ended)
         await undisturbed(asyncio.wait({task}, timeout=_GRACE_SECONDS))
+
+    async def _keep_or_give_back(self, run: _Run) -> None:
+        """The interruption of a run may come when its result has just been sealed."""
+        sealed = None
+        if run.has_claim:
+            sealed = await self._cache.threads.run(
+                self._salvage.sealed, run.parameters, run.claim, run.stage
+            )
+        if sealed is None:
+            await self._give_back(run)
+            return
+        try:
+            await self._store(run, sealed)
+        except EntropicError:  # it stays staged, for whoever asks next
+            _logger.warning("run %s was not stored", run.parameters.id, exc_info=True)
 
     async def _take(self, run: _Run, unless_newer_than: int | None) -> State | None:
         """Try to claim a run; ``None`` where that has worked, else how it is with it."""
@@ -289,9 +304,9 @@ class Runs(Generic[R]):
         job = await self._off_loop(run, self._job)
         async with executor.slot(len(job.chain)):
 
-            def began() -> None:
+            def began(*, goes_on: bool = False) -> None:
                 flight.has_started = True
-                flight.cannot_stop = not executor.can_stop
+                flight.cannot_stop = goes_on or not executor.can_stop
 
             outcome = await executor.run(job, began)
             flight.cannot_stop = False

@@ -94,21 +94,23 @@ class Salvage(Generic[R]):
                 )
                 continue
             if self._cache.folder.take_over(theirs, stage):
-                outcome = Outcome(
-                    sidecar.started_at,
-                    sidecar.elapsed_seconds,
-                    sidecar.host,
-                    staged=sidecar.staged,
-                )
-                return self._publisher.executed(
-                    parameters,
-                    claim.token,
-                    sidecar.custom_data,
-                    stage,
-                    outcome,
-                    may_have_name=True,
-                )
+                return self._executed(sidecar, parameters, claim, stage)
         return None
+
+    def sealed(self, parameters: ParameterSet, claim: Claim, stage: Stage) -> Executed | None:
+        """What this owner has finished, although nobody could say so; in a thread."""
+        sidecar = read_sealed(stage, parameters.id, claim.token)
+        return None if sidecar is None else self._executed(sidecar, parameters, claim, stage)
+
+    def _executed(
+        self, sidecar: Sidecar, parameters: ParameterSet, claim: Claim, stage: Stage
+    ) -> Executed:
+        outcome = Outcome(
+            sidecar.started_at, sidecar.elapsed_seconds, sidecar.host, staged=sidecar.staged
+        )
+        return self._publisher.executed(
+            parameters, claim.token, sidecar.custom_data, stage, outcome, may_have_name=True
+        )
 
     async def _clear(self, only: str | None = None) -> tuple[list[str], list[str]]:
         """Publish and store what owners that are gone have finished; discard what they have not.
