@@ -685,6 +685,24 @@ def test_a_folder_that_cannot_be_synced_loses_no_run(
         moves.fsync("file")
 
 
+def test_a_stage_may_be_taken_over_as_soon_as_it_is_sealed(
+    results: ResultsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner hears of that when it comes to publish it; to seal it has not failed."""
+    stage, _ = staged(results)
+    theirs = results.stage("a", 2, "nonce")
+    rename = os.rename
+
+    def taken_over(source: str, target: str) -> None:
+        rename(source, target)
+        if target == stage.sidecar:
+            assert results.take_over(stage, theirs)
+
+    monkeypatch.setattr(os, "rename", taken_over)
+    stages.seal(stage, {}, durable=True)
+    assert theirs.has_sidecar
+
+
 def test_a_sidecar_is_whole_or_not_there(results: ResultsFolder) -> None:
     """One that cannot be written leaves no half of it under its name."""
     stage, _ = staged(results)

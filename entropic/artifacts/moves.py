@@ -7,7 +7,7 @@ import functools
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 
@@ -18,13 +18,26 @@ def fsync(path: str) -> None:
         OSError: The disk failed. A file system that cannot sync folders is no failure: a run is
             worth more than the certainty of its name.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    with opened(path) as descriptor:
+        fsync_opened(descriptor)
+
+
+def fsync_opened(descriptor: int) -> None:
+    """The same, for what may have another path by now."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
         if not (is_folder and error.errno in _NOT_SUPPORTED):
             raise
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from entropic.artifacts.moves import fsync
+from entropic.artifacts.moves import fsync, fsync_opened, opened
 from entropic.errors import ResultMissingError, ResultsDirError
 
 COMPANIONS: Final = ".files"
@@ -203,10 +203,13 @@ def seal(stage: Stage, sidecar: Mapping[str, Any], *, durable: bool) -> None:
         if durable:
             file.flush()
             os.fsync(file.fileno())
-    os.rename(draft, stage.sidecar)
-    if durable:
-        fsync(stage.folder)
-        fsync(os.path.dirname(stage.folder))
+    if not durable:
+        os.rename(draft, stage.sidecar)
+        return
+    with opened(stage.folder) as folder:
+        os.rename(draft, stage.sidecar)
+        fsync_opened(folder)  # whoever found it sealed may have moved it already
+    fsync(os.path.dirname(stage.folder))
 
 
 def _entries(stage: Stage) -> list[str]:
