@@ -9,13 +9,13 @@ import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
     Mapping,
-    Sequence,
 )
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from operator import length_hint
 from types import TracebackType
@@ -29,8 +29,8 @@ from entropic.database.urls import async_url, masked
 from entropic.errors import Failure, ParamsError, RunError, SettingsError, WrongLoopError
 from entropic.executors import Executors, check_executor, is_dask
 from entropic.identity import Identity
-from entropic.leases import Heartbeat, new_owner
-from entropic.ledger import Ledger, renew
+from entropic.leases import Heartbeat, Renew, new_owner
+from entropic.ledger import Ledger
 from entropic.models import Base
 from entropic.pipeline import Claimant, Params, Pipeline, RunOptions, Source, as_source
 from entropic.progress import Meter, ProgressOption, make_meter
@@ -544,7 +544,7 @@ class AsyncStore(Generic[R]):
             raise
         ledger = Ledger(database, schema.identity, schema.model, self._model)
         executors = Executors(self._runner, self._settings.executor, self._settings.max_workers)
-        claimant = self._claimant(database, schema.model)
+        claimant = self._claimant(database, schema.identity, schema.model)
         pipeline = Pipeline(
             self._runner,
             executors,
@@ -558,17 +558,25 @@ class AsyncStore(Generic[R]):
         await pipeline.tidy()
         return _Opened(database, executors, pipeline, claimant.heartbeat)
 
-    def _claimant(self, database: Database, model: str) -> Claimant:
+    def _claimant(self, database: Database, identity: Identity, model: str) -> Claimant:
         owner, ttl = new_owner(), self._lease_ttl
         if database.dialect.is_private:  # nobody else sees it
             return Claimant(owner, math.inf, None)
+        # Not the store itself: that may be gone before its runs are.
+        url, record_class = self._db_url, self._model
 
-        async def renewed(ids: Sequence[str]) -> None:
+        @asynccontextmanager
+        async def connected() -> AsyncIterator[Renew]:
             # Of its own: the store's connections are its loop's, and may be busy for long.
-            beating = Database(self._db_url, lock_timeout=ttl / 8)
-            await renew(beating, model, owner, ttl, ids)
+            beating = Database(url, lock_timeout=ttl / 8, writes_only=True)
+            await beating.open()
+            try:
+                ledger = Ledger(beating, identity, model, record_class)
+                yield lambda ids: ledger.renew(ids, owner, ttl)
+            finally:
+                await beating.aclose()
 
-        return Claimant(owner, ttl, Heartbeat(renewed, ttl))
+        return Claimant(owner, ttl, Heartbeat(connected, ttl))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opening": None}

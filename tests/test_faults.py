@@ -703,7 +703,7 @@ class Holdings:
         self.files = open_files()
         self.tasks = len(asyncio.all_tasks())
         beating = opened.heartbeat
-        self.beats = {} if beating is None else dict(beating._held)
+        self.beats = () if beating is None else beating.held
         self.flights = dict(opened.pipeline._flights._flights)
         self.requests = len(opened.pipeline._requests)
 

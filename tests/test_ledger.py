@@ -19,7 +19,7 @@ from entropic import AsyncStore, Base, mapped_column
 from entropic.database import Database
 from entropic.errors import EntropicError, IdConflictError, ResultsDirError
 from entropic.identity import Identity, ParameterSet
-from entropic.ledger import Entry, Finished, Ledger, Published, Result, renew
+from entropic.ledger import Entry, Finished, Ledger, Published, Result
 from entropic.ledger.statements import Statements
 from entropic.schema import open_schema
 from tests.models import model
@@ -231,8 +231,7 @@ async def test_a_lease_is_renewed_for_its_owner_alone() -> None:
         a, b = it.set(1), it.set(2)
         await it.ledger.claim([a.id, b.id], "one", 0)
         await it.ledger.claim([b.id], "two", 0)
-        other = Database(f"sqlite:///{PATH}", lock_timeout=30)
-        await renew(other, "sims", "one", 60, [a.id, b.id])
+        await it.ledger.renew([a.id, b.id], "one", 60)
         states = await it.ledger.states([a.id, b.id])
         assert (states[a.id].owner, states[a.id].is_live) == ("one", True)
         assert (states[b.id].owner, states[b.id].is_live) == ("two", False)
@@ -576,6 +575,7 @@ async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
         "failures": {"entropic_runs"},
         "delete": {"sims"},
         "bury": set(),
+        "renew": {"entropic_runs"},
     }
 
 

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 
 from entropic.database import Database
 from entropic.identity import Identity, ParameterSet
-from entropic.ledger import Claim, Entry, Finished, Ledger, Published, Result, State, renew
+from entropic.ledger import Claim, Entry, Finished, Ledger, Published, Result, State
 from entropic.schema import open_schema
 from tests.outsiders import ask, change
 from tests.simulations import Point
@@ -240,7 +240,7 @@ class LedgersAgainstAModel(RuleBasedStateMachine):
     def renew(self, who: int, ns: list[int], lease: float) -> None:
         """It lengthens one's own leases, also such as have passed and are nobody else's."""
         ids = [self.id(n) for n in ns]
-        self.run(renew(self.database(), self.model, self.owner(who), lease * HOUR, ids))
+        self.run(self.ledgers[who].renew(ids, self.owner(who), lease * HOUR))
         for n in ns:
             if self.of(n).owner == self.owner(who):
                 self.of(n).expires = self.now + lease

@@ -43,6 +43,7 @@ class Database:
         db_url: As a user writes it, or with an async driver; or the path of a SQLite database.
         lock_timeout: Seconds to keep trying while another program holds the lock.
         jitter: A random number between 0 and 1, for the delays between tries.
+        writes_only: Whether hardly anything is read, so that no connection is kept for it.
 
     Raises:
         SettingsError: The URL cannot be used.
@@ -54,6 +55,7 @@ class Database:
         *,
         lock_timeout: float,
         jitter: Callable[[], float] = random.random,
+        writes_only: bool = False,
     ) -> None:
         self.url = async_url(db_url)
         self.dialect: Dialect = _dialect(self.url, lock_timeout)
@@ -62,10 +64,11 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._listener: Session | None = None
         self._last_locked = -math.inf  # when this one last had the write lock
-        self._readers = Sessions(self._connect, self.dialect.readers)
-        self._writers = (
-            Sessions(self._connect, self.dialect.writers) if self.dialect.writers else self._readers
+        self._readers = self._writers = Sessions(
+            self._connect, self.dialect.writers or self.dialect.readers
         )
+        if self.dialect.writers and not writes_only:
+            self._readers = Sessions(self._connect, self.dialect.readers)
 
     def __repr__(self) -> str:
         return f"Database({masked(self.url)!r})"

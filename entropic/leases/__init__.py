@@ -5,7 +5,7 @@ store's claims alive; ``owners`` tells whose claims are a dead process's.
 """
 
 from entropic.leases.flights import Flight, Flights, Key, Waiter, waiting
-from entropic.leases.heartbeat import Heartbeat
+from entropic.leases.heartbeat import Heartbeat, Renew
 from entropic.leases.owners import is_alive, is_gone, new_owner
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Flights",
     "Heartbeat",
     "Key",
+    "Renew",
     "Waiter",
     "is_alive",
     "is_gone",

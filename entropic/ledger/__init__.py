@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 import anyio.to_thread
-import sqlalchemy as sa
 
 from entropic.database import Begin, Database, Transaction
 from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError
@@ -26,7 +25,7 @@ from entropic.ledger.entries import (
     State,
     is_fenced,
 )
-from entropic.ledger.statements import RESULT_COLUMNS, Statements, renewal
+from entropic.ledger.statements import RESULT_COLUMNS, Statements
 from entropic.models import RESERVED, Base, detached
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "Result",
     "State",
     "is_fenced",
-    "renew",
 ]
 
 R = TypeVar("R", bound=Base)
@@ -96,6 +94,16 @@ class Ledger(Generic[R]):
             DatabaseError: The database failed.
         """
         await self._database.listen(lambda model: changed() if model == self._model else None)
+
+    async def renew(self, ids: Sequence[str], owner: str, ttl: float) -> None:
+        """Give those claims that are still the owner's a new lease.
+
+        Raises:
+            DatabaseError: The database failed, or stayed locked.
+        """
+        keys = self._database.dialect.bind_keys(sorted(ids))
+        values = {"b_model": self._model, "b_owner": owner, "b_ttl": ttl, "b_ids": keys}
+        await self._database.write(lambda t: t.fetch(self._statements.renew, **values))
 
     async def claim(
         self, ids: Sequence[str], owner: str, ttl: float, gone: Sequence[str] = ()
@@ -397,24 +405,6 @@ class Ledger(Generic[R]):
                 record, values, Result(*about), token or 0, published or 0, bool(is_claimed)
             )
         return entries
-
-
-async def renew(database: Database, model: str, owner: str, ttl: float, ids: Sequence[str]) -> None:
-    """Give the claims that are still the owner's a new lease, in a database that is not yet open.
-
-    Raises:
-        DatabaseError: The database failed, or stayed locked.
-    """
-    await database.open()
-    try:
-        dialect = database.dialect
-        expires = dialect.now + sa.bindparam("b_ttl", type_=sa.Double())
-        statement = database.statement(renewal(dialect.keys("b_ids"), expires))
-        values = {"b_model": model, "b_owner": owner, "b_ttl": ttl}
-        keys = dialect.bind_keys(sorted(ids))
-        await database.write(lambda t: t.fetch(statement, b_ids=keys, **values))
-    finally:
-        await database.aclose()
 
 
 _RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)

@@ -52,6 +52,7 @@ class Statements:
         expires = dialect.now + _bound("b_ttl", sa.Double())
         self.claim = database.statement(_claim(insert, keys, expires, is_free))
         self.seize = database.statement(_claim(insert, keys, expires, None))
+        self.renew = database.statement(_renew(keys, expires))
         self.store = database.statement(_store(dialect.insert(table), columns))
         self.settle = database.statement(_settle())
         self.fail = database.statement(_fail(table))
@@ -139,7 +140,7 @@ def _claim(
     )
 
 
-def renewal(keys: sa.TableValuedAlias, expires: sa.ColumnElement[float]) -> sa.Update:
+def _renew(keys: sa.TableValuedAlias, expires: sa.ColumnElement[float]) -> sa.Update:
     """A new lease for those of the ids that are still the owner's.
 
     Not for those that a transaction holds: it is about to end the claim, or to give it to another.
