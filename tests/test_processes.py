@@ -379,6 +379,39 @@ def test_a_script_without_a_guard_runs_once() -> None:
     assert lines == ["script runs", "15", "caught True"]
 
 
+CHILD = """\
+import multiprocessing
+class Mine(Exception):
+    pass
+factor = 3
+def run(params):
+    if params["n"] == 2:
+        raise Mine
+    with open(params["result_file"], "w") as file:
+        file.write(str(factor * params["n"]))
+def ask():
+    store = make(run, executor="process", max_workers=1)
+    say(open(store.run_or_retrieve({"n": 5}).result_file).read())
+    try:
+        store.run_or_retrieve({"n": 2})
+    except Mine:
+        say("caught")
+    store.close()
+if __name__ == "__main__":
+    child = multiprocessing.get_context(METHOD).Process(target=ask)
+    child.start()
+    child.join()
+    say("ended", child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_scripts_runner_works_in_a_child_of_the_script(method: str) -> None:
+    """There its module has another name, that of no module that a worker could import."""
+    lines, _ = scripts.run(scripts.arguments(METHOD=method) + CHILD)
+    assert lines == ["15", "caught", "ended 0"]
+
+
 BUSY = """\
 def run(params):
     say("in", os.getpid())

@@ -7,6 +7,7 @@ them: what cannot be opened then fails its own run with a message, and breaks no
 import contextvars
 import pickle
 import socket
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -119,6 +120,10 @@ def dumps(value: object) -> bytes:
         import cloudpickle
     except ImportError:
         return pickle.dumps(value)
+    # What multiprocessing calls the script in a child of it. Like __main__, it is nobody else's.
+    script = sys.modules.get("__mp_main__")
+    if script is not None and script.__name__ == "__mp_main__":
+        cloudpickle.register_pickle_by_value(script)
     content: bytes = cloudpickle.dumps(value)
     return content
 
