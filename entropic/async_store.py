@@ -39,11 +39,10 @@ from entropic.schedule import OnError
 from entropic.schema import missing_ddl, open_schema
 from entropic.settings import (
     RunSettings,
-    check_lease_ttl,
-    check_lock_timeout,
     check_on_error,
     check_own_executor,
     check_runner,
+    check_seconds,
     check_suffix,
     plain_custom_data,
     result_path,
@@ -133,8 +132,8 @@ class AsyncStore(Generic[R]):
         check_runner(runner)
         Identity(result_cls)  # raises, if the model cannot hold runs
         check_suffix(file_suffix)
-        check_lock_timeout(lock_timeout)
-        check_lease_ttl(lease_ttl)
+        check_seconds(lock_timeout, name="lock_timeout", or_zero=True)
+        check_seconds(lease_ttl, name="lease_ttl", is_finite=True)
         settings = RunSettings(executor, max_workers, retries, timeout)
         check_own_executor(settings, runner, self._EXECUTORS)
         self._runner = runner

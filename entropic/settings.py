@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -35,7 +36,8 @@ class RunSettings:
             check_executor(self.executor)
         check_count(self.max_workers, least=1, name="max_workers")
         check_count(self.retries, least=0, name="retries")
-        check_seconds(self.timeout, name="timeout")
+        if self.timeout is not None:
+            check_seconds(self.timeout, name="timeout")
 
     def or_else(self, of_store: "RunSettings") -> "RunSettings":
         """These, and those of the store where a call says nothing; an executor is left open."""
@@ -76,26 +78,25 @@ def check_count(count: object, *, least: int, name: str) -> None:
         raise SettingsError(f"{name} must be a whole number, {least} or more, not {count!r}")
 
 
-def check_seconds(seconds: object, *, name: str) -> None:
-    """Raise ``SettingsError`` unless it is a time, or ``None``."""
-    if seconds is None:
+def check_seconds(
+    seconds: object, *, name: str, or_zero: bool = False, is_finite: bool = False
+) -> None:
+    """Raise ``SettingsError`` unless it is a time.
+
+    Args:
+        seconds: What is checked.
+        name: What it is called.
+        or_zero: Whether no time at all is one, too.
+        is_finite: Whether for ever is none.
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    least = 0.0 if or_zero else math.ulp(0.0)  # the smallest number above it
+    most = sys.float_info.max if is_finite else math.inf
+    if is_number and least <= seconds <= most:  # type: ignore[operator]
         return
-    # Not a number's negation: NaN is no time.
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise SettingsError(f"{name} must be more than 0 seconds, not {seconds!r}")
-
-
-def check_lock_timeout(timeout: object) -> None:
-    """Raise ``SettingsError`` unless it is a time."""
-    if not (isinstance(timeout, int | float) and timeout >= 0):
-        raise SettingsError(f"lock_timeout must be 0 seconds or more, not {timeout!r}")
-
-
-def check_lease_ttl(ttl: object) -> None:
-    """Raise ``SettingsError`` unless it is a time that a heartbeat can keep."""
-    is_time = isinstance(ttl, int | float) and not isinstance(ttl, bool)
-    if not (is_time and 0 < ttl < math.inf):  # type: ignore[operator]
-        raise SettingsError(f"lease_ttl must be more than 0 seconds, and finite, not {ttl!r}")
+    what = "0 seconds or more" if or_zero else "more than 0 seconds"
+    finite = ", and finite" if is_finite else ""
+    raise SettingsError(f"{name} must be {what}{finite}, not {seconds!r}")
 
 
 def check_suffix(suffix: object) -> None:

@@ -566,7 +566,9 @@ def test_eight_processes_are_near_the_ideal(folder: Path) -> None:
 
 
 @databases.only_sqlite
-@pytest.mark.parametrize("ttl", [0, -1, float("inf"), float("nan"), True, "60", None])
+@pytest.mark.parametrize(
+    "ttl", [0, -1, float("inf"), pytest.param(10**400, id="huge"), float("nan"), True, "60", None]
+)
 def test_a_lease_that_cannot_be_kept_is_refused(ttl: Any) -> None:
     """A time, more than none and not for ever."""
     with pytest.raises(SettingsError, match="lease_ttl"):

@@ -328,6 +328,7 @@ BAD_SETTINGS: list[tuple[str, Any, str]] = [
     ("lock_timeout", -1, "-1"),
     ("lock_timeout", float("nan"), "nan"),
     ("lock_timeout", "5", "'5'"),
+    ("lock_timeout", True, "True"),
 ]
 
 
