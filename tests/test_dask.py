@@ -387,6 +387,8 @@ def test_a_client_with_options_does_not_change(client: Any) -> None:
     with pytest.raises(TypeError):
         dask.submit_options["priority"] = 2  # type: ignore[index]
     assert "priority=1" in repr(dask)
+    with pytest.raises(SettingsError, match=r"client must be .*, not Dask"):
+        Dask(dask)
 
 
 def test_the_executor_follows_a_cluster_that_grows(make_store: Callable[..., Any]) -> None:

@@ -19,6 +19,7 @@ from entropic._shield import to_the_end, uncancel
 from entropic._slots import Slots
 from entropic.artifacts import Stage, read_sidecar
 from entropic.errors import RunError, RunInterruptedError, SettingsError, WorkerDiedError
+from entropic.executors import is_dask
 from entropic.executors.parcels import Reply, check_travels, dumps, failed, open_and_run
 from entropic.worker import Job, Outcome, Runner
 
@@ -56,7 +57,7 @@ class Dask:
     submit_options: Mapping[str, Any]
 
     def __init__(self, client: Any, /, **submit_options: Any) -> None:
-        if not is_dask_client(client):
+        if isinstance(client, Dask) or not is_dask(client):
             raise SettingsError(
                 f"client must be a dask.distributed.Client, not {type(client).__name__}"
             )
@@ -280,14 +281,6 @@ _OPEN: Final = ("running", "connecting")
 
 # Several stores and sweeps of one client share the bound on what its scheduler holds.
 _slots: Final["weakref.WeakKeyDictionary[Any, Slots]"] = weakref.WeakKeyDictionary()
-
-
-def is_dask_client(value: object) -> bool:
-    """Whether this is a Dask client; Dask is not imported to find out."""
-    return any(
-        cls.__name__ == "Client" and cls.__module__.partition(".")[0] == "distributed"
-        for cls in type(value).__mro__
-    )
 
 
 def run_task(content: bytes) -> Reply:
