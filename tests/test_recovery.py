@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -24,6 +25,7 @@ from entropic import AsyncStore, DatabaseBusyError, Recovered, Store
 from entropic.artifacts import read_sidecar
 from entropic.artifacts import stage as stages
 from entropic.artifacts.stage import Stage
+from entropic.pipeline.salvage import Salvage
 from tests import databases, scripts
 from tests.outsiders import is_unlocked
 from tests.scripts import wait_for
@@ -701,3 +703,39 @@ def test_a_store_that_cannot_recover_opens_all_the_same(
 
     asyncio.run(main())
     assert "was not recovered" in caplog.text
+
+
+def test_a_request_that_is_left_while_it_looks_for_what_was_left_starts_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for its run any more: the claim is given back, and no runner is called."""
+    looking, let_go = threading.Event(), threading.Event()
+    take_over = Salvage.take_over
+
+    def slowly(*args: Any) -> Any:
+        looking.set()
+        assert let_go.wait(10)
+        return take_over(*args)
+
+    def fail(params: dict[str, Any]) -> None:
+        raise ValueError("in vain")
+
+    async def main() -> None:
+        async with AsyncStore(fail, Point, file_suffix=".npy", db_url=URL) as store:
+            with pytest.raises(ValueError, match="in vain"):
+                await store.run({"n": 1})
+        monkeypatch.setattr(Salvage, "take_over", slowly)
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=URL) as store:
+            asking = asyncio.create_task(store.run_or_retrieve({"n": 1}))
+            await asyncio.to_thread(looking.wait, 10)
+            asking.cancel()
+            await asyncio.sleep(0)
+            let_go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    asyncio.run(main())
+    assert calls() == 0
+    with closing(sqlite3.connect("runs.sqlite3")) as database:
+        rows = database.execute("SELECT state, owner FROM entropic_runs").fetchall()
+    assert rows == [("interrupted", None)]

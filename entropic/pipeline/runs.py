@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
-from entropic._shield import to_the_end, undisturbed
+from entropic._shield import to_the_end, uncancel, undisturbed
 from entropic.artifacts import Stage
 from entropic.errors import DatabaseBusyError, EntropicError, Failure, RowRefusedError
 from entropic.executors import Executor
@@ -352,10 +352,20 @@ class Runs(Generic[R]):
         """The finished result of an earlier owner of this run, who did not come to store it."""
         if run.claim.token <= run.claim.published + 1:
             return None
-        # Undisturbed: once it has been taken over, it is this run's, and is stored.
-        return await undisturbed(
-            self._cache.threads.run(self._salvage.take_over, run.parameters, run.claim, run.stage)
-        )
+        found: Executed | None = None
+
+        async def look() -> None:
+            nonlocal found
+            take_over = self._salvage.take_over
+            found = await self._cache.threads.run(take_over, run.parameters, run.claim, run.stage)
+
+        try:
+            await to_the_end(look())
+        except asyncio.CancelledError:
+            if found is None:
+                raise
+            uncancel()  # it has been taken over, so it is this run's, and is stored
+        return found
 
     async def _store(self, run: _Run, finished: Executed) -> Landed[R] | Failure | None:
         try:
