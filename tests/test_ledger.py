@@ -442,7 +442,7 @@ async def test_what_is_known_of_a_result_reads_back_equal() -> None:
     """Every field of the bookkeeping."""
     result = Result(
         folder="f" * 32,
-        name="a.npy",
+        name="2bfd14f43d17fc7c.0.npy",
         registered_path="/data/it's here.npy",
         companions=True,
         size=2**40,

@@ -9,10 +9,12 @@ import stat
 import uuid
 from typing import Final
 
-from entropic.artifacts.moves import move_to_free_name
+from entropic.artifacts.moves import move_to_free_name, read_plain
 from entropic.errors import ResultsDirError
 
 PRIVATE: Final = ".entropic"
+
+_MOST_BYTES: Final = 1000  # of an id
 
 
 def staging(results: str) -> str:
@@ -42,8 +44,7 @@ def make(results: str) -> str:
 def folder_id(results: str) -> str | None:
     """The id of a results folder; ``None`` where it has none."""
     try:
-        with open(_id_path(results), encoding="ascii") as file:
-            return file.read() or None
+        return read_plain(_id_path(results), _MOST_BYTES).decode("ascii") or None
     except (OSError, UnicodeError):
         return None
 
@@ -68,19 +69,30 @@ def _check_folder(path: str) -> None:
 def _give_id(results: str) -> str:
     path = _id_path(results)
     draft = f"{path}.{uuid.uuid4().hex}"
-    with open(draft, "w", encoding="ascii") as file:
+    with open(draft, "x", encoding="ascii") as file:
         file.write(uuid.uuid4().hex)
         file.flush()
         os.fsync(file.fileno())
     try:
         move_to_free_name(draft, path)
     except FileExistsError:
-        if os.path.getsize(path):  # another store named it first
-            os.unlink(draft)
-        else:  # lost in a power failure
+        if _is_empty(path):  # lost in a power failure
             os.replace(draft, path)
-    with open(path, encoding="ascii") as file:
-        return file.read()
+        else:  # another store named it first
+            os.unlink(draft)
+    given = folder_id(results)
+    if given is None:
+        raise ResultsDirError(
+            f"{path} is not the short text that entropic keeps there, the folder's own id; remove"
+            " it, and the folder gets a new one",
+            path=path,
+        )
+    return given
+
+
+def _is_empty(path: str) -> bool:
+    about = os.lstat(path)
+    return stat.S_ISREG(about.st_mode) and not about.st_size
 
 
 def _id_path(results: str) -> str:

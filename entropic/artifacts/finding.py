@@ -29,7 +29,7 @@ def find(path: str) -> Found | None:
         if stat.S_ISDIR(status.st_mode):
             with os.scandir(path) as entries:
                 return Found(None) if any(entries) else None
-    except OSError:
+    except (OSError, ValueError):  # no path at all, which another program may have written
         return None
     return Found(status.st_size) if status.st_size else None
 

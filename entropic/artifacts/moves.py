@@ -42,6 +42,25 @@ def opened(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+def read_plain(path: str, most: int, folder: int | None = None) -> bytes:
+    """A regular file's content: no link's, no pipe's or device's, and nothing without end.
+
+    Args:
+        path: The file.
+        most: The most bytes that it may have.
+        folder: The descriptor of the folder that a relative path begins at.
+
+    Raises:
+        OSError: There is none, or something else.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags, dir_fd=folder), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+            raise OSError(errno.EINVAL, "it is no plain file, or far too large", path)
+        return file.read(most)
+
+
 def remove(path: str) -> None:
     """Remove a file or a folder, following no link; what is gone already is no error."""
     try:

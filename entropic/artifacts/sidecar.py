@@ -6,17 +6,22 @@ suspicion: nothing of it is executed, and no path of it is used.
 
 import json
 import os
-import stat
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
+from entropic.artifacts.moves import read_plain
 from entropic.artifacts.stage import Stage, Staged
 
 FORMAT: Final = 1
 
 # Parameters and custom data are in it: large, but not without end.
 _MOST_BYTES: Final = 256 << 20
+
+_LARGEST: Final = 1 << 64  # of file systems' own numbers
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ _STAGED_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 def read_sidecar(stage: Stage) -> Sidecar | None:
     """The sidecar of a stage; ``None`` where there is none, or none that can be believed."""
     try:
-        found = json.loads(_read(stage))
+        found = json.loads(_read(stage), parse_constant=_infinite)
     except (OSError, ValueError, RecursionError, MemoryError):
         return None
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
@@ -95,7 +100,8 @@ def read_sidecar(stage: Stage) -> Sidecar | None:
     if found["name"] != stage.name or not all(isinstance(c, str) for c in staged["companions"]):
         return None
     companions = tuple(staged["companions"])
-    return Sidecar(**{**found, "staged": Staged(**{**staged, "companions": companions})})
+    times = {name: float(found[name]) for name in ("elapsed_seconds", "started_at")}
+    return Sidecar(**{**found, **times, "staged": Staged(**{**staged, "companions": companions})})
 
 
 def _is_like(found: Any, kinds: Mapping[str, tuple[type, ...]]) -> bool:
@@ -103,26 +109,35 @@ def _is_like(found: Any, kinds: Mapping[str, tuple[type, ...]]) -> bool:
         isinstance(found, dict)
         and found.keys() == kinds.keys()
         and all(isinstance(found[name], kind) for name, kind in kinds.items())
+        and all(_can_be_stored(found[name]) for name in kinds)
     )
 
 
+def _can_be_stored(value: Any) -> bool:
+    """Whether a database takes it; of lists and objects others know more."""
+    if isinstance(value, str):
+        return "\0" not in value and not _SURROGATE.search(value)
+    return not isinstance(value, int | float) or -_LARGEST < value < _LARGEST
+
+
+def _infinite(name: str) -> float:
+    """The constants that Python's JSON has beyond the standard's; NaN is nobody's."""
+    if name == "NaN":
+        raise ValueError(name)
+    return float(name)
+
+
 def _read(stage: Stage) -> bytes:
-    """A regular file's content, in a real folder: no link's, and nothing without end.
+    """A regular file's content, in a real folder.
 
     Raises:
         OSError: It is none, or too large.
     """
     folder = os.open(stage.folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
     try:
-        name = os.path.basename(stage.sidecar)
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        return read_plain(os.path.basename(stage.sidecar), _MOST_BYTES, folder)
     finally:
         os.close(folder)
-    with open(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > _MOST_BYTES:
-            raise OSError(f"{stage.sidecar} is no sidecar")
-        return file.read(_MOST_BYTES)
 
 
 assert {field.name for field in fields(Sidecar)} == _KINDS.keys()

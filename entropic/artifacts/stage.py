@@ -198,7 +198,8 @@ def seal(stage: Stage, sidecar: Mapping[str, Any], *, durable: bool) -> None:
     draft = stage.sidecar + ".draft"
     # Few writes: at each one the interpreter is let go for a moment, and a thread that does so all
     # the time keeps the others from it (they wait five milliseconds anew each time).
-    with open(draft, "w", encoding="utf-8", buffering=_WRITTEN_AT_ONCE) as file:
+    # Made anew, so that nothing is written where a link in its place leads.
+    with open(draft, "x", encoding="utf-8", buffering=_WRITTEN_AT_ONCE) as file:
         json.dump(sidecar, file)
         if durable:
             file.flush()

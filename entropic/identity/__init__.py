@@ -202,8 +202,16 @@ class Identity:
         }
 
     def from_portable(self, text: str) -> dict[str, Any]:
-        """Values from the JSON that ``portable`` made; as they are where the model has changed."""
-        values: dict[str, Any] = json.loads(text)
+        """Values from the JSON that ``portable`` made; as they are where the model has changed.
+
+        None where it is another text, which ``portable`` did not make.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            return {}
+        if not isinstance(values, dict):
+            return {}
         for name in values.keys() & self.parameters.keys():
             with contextlib.suppress(ParamsError):
                 values[name] = self.coerce(name, values[name])

@@ -56,7 +56,7 @@ def _parsed(owner: str) -> tuple[_Place, int, str] | None:
     """What a name says; ``None`` where it is no such name, or its process could not see itself."""
     try:
         _, place, pid, began, _ = json.loads(owner)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     if not (isinstance(place, list) and isinstance(pid, int) and isinstance(began, str)):
         return None

@@ -14,8 +14,8 @@ from typing import Any, Final, Generic, TypeVar
 import anyio.to_thread
 
 from entropic.database import Begin, Database, Transaction
-from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError
-from entropic.identity import Identity, ParameterSet, is_heavy
+from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError, SchemaError
+from entropic.identity import Identity, ParameterSet, is_heavy, shortened
 from entropic.ledger.entries import (
     Claim,
     Entry,
@@ -314,9 +314,27 @@ class Ledger(Generic[R]):
 
         return await self._database.write(work, Begin.PUBLISHING, undo=restore, tell=self._model)
 
+    def digest(self, id: str, entry: Entry[R]) -> str:
+        """The digest of stored parameters.
+
+        Raises:
+            SchemaError: They cannot be the model's.
+        """
+        try:
+            return self._identity.digest(entry.values)
+        except Exception as error:  # SQLite keeps any text in any column
+            raise SchemaError(
+                f"the row of {id!r} holds parameters that the model cannot read"
+                f" ({shortened(entry.values)}): change the model back, or mend the row"
+            ) from error
+
     def conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
-        """The error to raise where an id holds other parameters than those asked for."""
-        if entry.record is None or self._identity.digest(entry.values) == parameters.digest:
+        """The error to raise where an id holds other parameters than those asked for.
+
+        Raises:
+            SchemaError: It holds what cannot be parameters of the model.
+        """
+        if entry.record is None or self.digest(parameters.id, entry) == parameters.digest:
             return None
         names = self._identity.differences(parameters.values, entry.values)
         differing = ", ".join(
@@ -329,17 +347,17 @@ class Ledger(Generic[R]):
             id=parameters.id,
         )
 
-    def _failure(self, id: str, attempts: int, about: Mapping[str, Any]) -> Failure:
-        params = self._identity.from_portable(about.get("params") or "{}")
-        traceback = about["traceback"]
-        error = RemoteRunError(
+    def _failure(self, id: str, attempts: int, error: object) -> Failure:
+        about = _told(error)
+        params = self._identity.from_portable(about["params"])
+        remote = RemoteRunError(
             about["message"],
             type_name=about["type"],
-            traceback=traceback,
+            traceback=about["traceback"],
             id=id,
             params=params,
         )
-        return Failure(params, id, error, traceback, attempts)
+        return Failure(params, id, remote, about["traceback"], attempts)
 
     async def _conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
         """The same, in a thread where the stored values are large."""
@@ -401,10 +419,30 @@ class Ledger(Generic[R]):
             if attributes["id"] is not None:
                 record = detached(self._class, attributes)
                 values = {name: attributes[name] for name in self._identity.parameters}
+            result = Result(*about)
+            if not _is_name(result.name, key):
+                result = replace(result, name=None)
             entries[key] = Entry(
-                record, values, Result(*about), token or 0, published or 0, bool(is_claimed)
+                record, values, result, token or 0, published or 0, bool(is_claimed)
             )
         return entries
+
+
+def _told(error: object) -> dict[str, str]:
+    """What a failure's record says; nothing where somebody else has written it."""
+    found = error if isinstance(error, dict) else {}
+    texts = {name: found.get(name) for name in ("params", "type", "message", "traceback")}
+    return {name: text if isinstance(text, str) else "" for name, text in texts.items()}
+
+
+def _is_name(name: object, id: str) -> bool:
+    """Whether it can be the name of this run's result in its folder.
+
+    What has this name is replaced and removed, so none is believed that leads elsewhere.
+    """
+    if name is None:
+        return True
+    return isinstance(name, str) and name.startswith(id) and "/" not in name and "\0" not in name
 
 
 _RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)

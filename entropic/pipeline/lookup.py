@@ -114,9 +114,11 @@ class Lookup(Generic[R]):
         id = checked_id(params["id"])
         given = self._cache.identity.coerce_given(params)
         (entry,) = await self._entries.ask([id])
-        if entry.record is None or self._cache.identity.differences(given, entry.values):
+        if entry.record is None:
             return None
-        digest = self._cache.identity.digest(entry.values)
+        digest = self._cache.ledger.digest(id, entry)
+        if self._cache.identity.differences(given, entry.values):
+            return None
         stored = ParameterSet(id, dict(entry.values), digest, has_own_id=True)
         return (await self.answer([stored]))[0]
 
