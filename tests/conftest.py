@@ -64,7 +64,25 @@ async def _close(records: AsyncGenerator[Any, None]) -> None:
     await records.aclose()
 
 
-@pytest.fixture(params=databases.NAMES)
+@pytest.fixture(scope="session", autouse=True)
+def no_database_left() -> Iterator[None]:
+    """None on the server, after the tests."""
+    yield
+    databases.drop_all()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses ``database`` on each, unless it says on which; ``store`` brings its own."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "database" not in metafunc.fixturenames or any("database" in mark.args[0] for mark in marks):
+        return
+    if "store" in metafunc.fixturenames:
+        metafunc.parametrize("database", ["sqlite"], ids=[pytest.HIDDEN_PARAM], indirect=True)
+    else:
+        metafunc.parametrize("database", databases.NAMES, indirect=True)
+
+
+@pytest.fixture
 def database(request: pytest.FixtureRequest, folder: Path) -> Iterator[databases.Place]:
     """Each database that several processes can share; the current one for this test."""
     with databases.made(request.param) as place:

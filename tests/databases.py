@@ -39,8 +39,8 @@ class Place(Protocol):
     name: str
     url: str
 
-    def ask(self, sql: str) -> list[Any]:
-        """The rows; the first column where there is one only."""
+    def ask(self, sql: str, patience: float = 5) -> list[Any]:
+        """The rows, after so many seconds at most; the first column where there is one only."""
         ...
 
     def change(self, sql: str) -> None:
@@ -78,9 +78,9 @@ class SQLiteFile:
     name = "sqlite"
     url = f"sqlite:///{PATH}"
 
-    def ask(self, sql: str) -> list[Any]:
-        """The rows; the first column where there is one only."""
-        with closing(sqlite3.connect(PATH, timeout=5)) as connection:
+    def ask(self, sql: str, patience: float = 5) -> list[Any]:
+        """The rows, after so many seconds at most; the first column where there is one only."""
+        with closing(sqlite3.connect(PATH, timeout=patience)) as connection:
             return _flat(connection.execute(sql).fetchall())
 
     def change(self, sql: str) -> None:
@@ -133,8 +133,8 @@ class PostgreSQL:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def ask(self, sql: str) -> list[Any]:
-        """The rows; the first column where there is one only."""
+    def ask(self, sql: str, patience: float = 5) -> list[Any]:
+        """The rows, after so many seconds at most; the first column where there is one only."""
         return _flat(_asked(self.url, lambda connection: connection.fetch(sql)))
 
     def change(self, sql: str) -> None:
@@ -199,9 +199,9 @@ def url() -> str:
     return _current.url
 
 
-def ask(sql: str) -> list[Any]:
+def ask(sql: str, patience: float = 5) -> list[Any]:
     """The rows that another program reads in it; the first column where there is one only."""
-    return _current.ask(sql)
+    return _current.ask(sql, patience)
 
 
 def change(sql: str) -> None:
@@ -217,8 +217,6 @@ def made(name: str) -> Iterator[Place]:
     try:
         yield _current
     finally:
-        if isinstance(_current, PostgreSQL):
-            _drop(_current)
         _current = before
 
 
@@ -227,23 +225,49 @@ def _new(name: str) -> Place:
         return SQLiteFile()
     if name == "memory":
         return Memory()
+    if not _ready:
+        _make_ready()
     server = sa.make_url(server_url())
-    database = f"entropic_test_{os.getpid()}_{next(_numbers)}"
-    _execute(server_url(), f"CREATE DATABASE {database}")
-    return PostgreSQL(server.set(database=database).render_as_string(hide_password=False))
+    _used.append(_ready.pop())
+    return PostgreSQL(server.set(database=_used[-1]).render_as_string(hide_password=False))
 
 
+# Databases are made, and dropped, some at a time: connecting takes longer than that.
+_ready: list[str] = []
+_used: list[str] = []
 _numbers = itertools.count()
 
 
-def _drop(place: PostgreSQL) -> None:
-    database = sa.make_url(place.url).database
+def _make_ready() -> None:
+    names = [f"entropic_test_{os.getpid()}_{next(_numbers)}" for _ in range(10)]
+    _execute(
+        server_url(),
+        *_dropping(_used),
+        *(f"CREATE DATABASE {name} STRATEGY FILE_COPY" for name in names),
+    )
+    _used.clear()
+    _ready.extend(names)
+
+
+def drop_all() -> None:
+    """Leave none of them on the server."""
+    if names := _ready + _used:
+        _execute(server_url(), *_dropping(names))
+        _ready.clear()
+        _used.clear()
+
+
+def _dropping(names: Sequence[str]) -> Iterator[str]:
     # Killed processes may still be connected.
-    _execute(server_url(), f"DROP DATABASE {database} WITH (FORCE)")
+    return (f"DROP DATABASE {name} WITH (FORCE)" for name in names)
 
 
-def _execute(url: str, sql: str) -> None:
-    _asked(url, lambda connection: connection.execute(sql))
+def _execute(url: str, *statements: str) -> None:
+    async def execute(connection: Any) -> None:
+        for statement in statements:
+            await connection.execute(statement)
+
+    _asked(url, execute)
 
 
 def _asked(url: str, question: Callable[[Any], Any]) -> Any:

@@ -5,12 +5,10 @@ import itertools
 import logging
 import math
 import pickle
-import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,12 @@ from entropic import (
     Store,
     SweepError,
 )
+from tests import databases
 from tests.conftest import KINDS
 from tests.scripts import DEADLINE
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("database")]
 
 
 def sets(count: int) -> list[dict[str, Any]]:
@@ -245,7 +244,9 @@ def test_who_joins_a_run_that_is_tried_again_gets_its_record() -> None:
         async def run(params: dict[str, Any]) -> None:
             runner(params)
 
-        async with AsyncStore(run, Point, file_suffix=".npy", retries=1) as store:
+        async with AsyncStore(
+            run, Point, file_suffix=".npy", retries=1, db_url=databases.url()
+        ) as store:
             records = await asyncio.gather(*(store.run_or_retrieve({"n": 1}) for _ in range(20)))
         assert {record.n for record in records} == {1}
         assert calls() == 2
@@ -263,7 +264,9 @@ def test_a_run_that_waits_for_its_next_try_is_left_at_once() -> None:
             failed.set()
             raise OddError
 
-        async with AsyncStore(run, Point, file_suffix=".npy", retries=50) as store:
+        async with AsyncStore(
+            run, Point, file_suffix=".npy", retries=50, db_url=databases.url()
+        ) as store:
             sweep = asyncio.create_task(store.sweep(sets(4)))
             await failed.wait()
             sweep.cancel()
@@ -373,7 +376,9 @@ def test_an_async_input_may_fail_runs_too() -> None:
     """Async iterables and policies go together."""
 
     async def main() -> None:
-        async with AsyncStore(fail_odd_async, Point, file_suffix=".npy") as store:
+        async with AsyncStore(
+            fail_odd_async, Point, file_suffix=".npy", db_url=databases.url()
+        ) as store:
             records = await store.sweep(_async(sets(5)), on_error="skip")
             assert [record.n for record in records] == [0, 2, 4]
 
@@ -424,7 +429,7 @@ def test_a_run_that_nobody_waits_for_is_not_tried_again() -> None:
         raise ValueError(params["n"])
 
     async def main() -> None:
-        store = AsyncStore(fail, Point, file_suffix=".npy", retries=3)
+        store = AsyncStore(fail, Point, file_suffix=".npy", retries=3, db_url=databases.url())
         for n, leave in enumerate(("cancel", "close")):
             go.clear()
             call = asyncio.create_task(store.run({"n": n}))
@@ -448,7 +453,7 @@ def test_two_sweeps_may_share_an_executor_that_one_of_them_leaves() -> None:
     """At whatever moment: who asks for it in the very step in which it is closed gets another."""
 
     async def main() -> None:
-        async with AsyncStore(simulate, Point, file_suffix=".npy") as store:
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
             await store.run_or_retrieve({"n": 0})
             for turn in range(1, 49):
                 there = asyncio.Event()
@@ -484,7 +489,7 @@ def test_an_async_store_has_no_calling_thread_to_run_on() -> None:
     """And says so before anything is claimed."""
 
     async def main() -> None:
-        async with AsyncStore(simulate, Point, file_suffix=".npy") as store:
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
             with pytest.raises(SettingsError, match="executor must be 'thread', 'process'"):
                 await store.sweep([{"n": 1}], executor="caller")
             assert await store.failures() == []
@@ -510,19 +515,6 @@ def test_the_stores_number_of_workers_holds_for_its_own_executor(
     assert at_once == [2] * 6
 
 
-REFUSING = """\
-CREATE TRIGGER six BEFORE INSERT ON points WHEN NEW.n = 6
-BEGIN SELECT RAISE(ABORT, 'six is not wanted'); END
-"""
-
-
-def outside(statement: str) -> None:
-    """Change the database from outside of any store."""
-    with closing(sqlite3.connect("runs.sqlite3")) as database:
-        database.execute(statement)
-        database.commit()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_that_the_database_refuses_fails_alone(
     make_store: Callable[..., Any], kind: str
@@ -537,7 +529,7 @@ def test_a_row_that_the_database_refuses_fails_alone(
 
     store = make_store(kind, runner=runner_of(kind, run), max_workers=4)
     assert store.retrieve({"n": 0}) is None  # there are tables now
-    outside(REFUSING)
+    databases.current().refuse("points", "NEW.n = 6", "six is not wanted")
     with pytest.raises(SweepError, match="1 run failed; all others are stored") as caught:
         store.sweep([{"n": n} for n in (0, 6, 1, 2)], on_error="finish", retries=2)
     (failure,) = caught.value.failures
@@ -548,7 +540,7 @@ def test_a_row_that_the_database_refuses_fails_alone(
     assert [store.retrieve({"n": n}) is not None for n in (0, 6, 1, 2)] == [True, False, True, True]
     with pytest.raises(RowRefusedError):
         store.run_or_retrieve({"n": 6})
-    outside("DROP TRIGGER six")
+    databases.current().refuse_no_more("points")
     assert store.run_or_retrieve({"n": 6}).n == 6
     assert calls() == 4  # the result was there all the time
     assert store.recover() == Recovered()

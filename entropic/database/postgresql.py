@@ -254,7 +254,7 @@ class PostgreSQL:
                 " lock_timeout"
             )
         is_value = not isinstance(original, _LostError) and not code
-        if code[:2] in ("22", "23") or (is_value and self.fault(error) is Fault.FINAL):
+        if code[:2] in ("22", "23", "54", "P0") or (is_value and self.fault(error) is Fault.FINAL):
             return RowRefusedError(
                 f"the database {name} refused a row ({_told(original)}); see the constraints and"
                 " triggers of its table"
