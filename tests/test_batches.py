@@ -1,11 +1,9 @@
 """How runs share transactions: short ones do, and a long one is on record as soon as it ends."""
 
 import asyncio
-import sqlite3
 import statistics
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,11 @@ import pytest
 
 from entropic import AsyncStore, Store
 from entropic.pipeline.batching import Batcher
+from tests import databases
 from tests.scripts import DEADLINE
 from tests.simulations import Point, simulate
+
+pytestmark = pytest.mark.usefixtures("database")
 
 
 def run_and_note(params: dict[str, Any]) -> None:
@@ -27,9 +28,9 @@ def run_and_note(params: dict[str, Any]) -> None:
 def watch(count: int, seen: dict[int, float]) -> None:
     """Note when another connection first sees each row."""
     over = time.monotonic() + DEADLINE
-    with closing(sqlite3.connect("runs.sqlite3")) as database:
+    with databases.current().asking() as ask:
         while len(seen) < count and time.monotonic() < over:
-            for (n,) in database.execute("SELECT n FROM points").fetchall():
+            for n in ask("SELECT n FROM points"):
                 seen.setdefault(n, time.monotonic())
             time.sleep(0.002)
 
@@ -38,7 +39,7 @@ def watch(count: int, seen: dict[int, float]) -> None:
 def test_a_finished_run_is_on_record_at_once(folder: Path, executor: str) -> None:
     """Within 100 ms of its end, while others still run: half of them well within it."""
     seen: dict[int, float] = {}
-    url = "sqlite:///runs.sqlite3"
+    url = databases.url()
     workers = 1 if executor == "caller" else 2
     with Store(
         run_and_note, Point, file_suffix=".npy", db_url=url, executor=executor, max_workers=workers
@@ -54,27 +55,18 @@ def test_a_finished_run_is_on_record_at_once(folder: Path, executor: str) -> Non
 
 def test_short_runs_share_transactions(folder: Path) -> None:
     """Three hundred claims and three hundred commits, in far fewer transactions."""
-    with closing(sqlite3.connect("runs.sqlite3")) as database:
-        # With a rollback journal, the file counts its transactions; an existing one keeps its mode.
-        database.execute("PRAGMA journal_mode=DELETE")
-        database.execute("CREATE TABLE mine (n INTEGER)")
+    databases.current().count_transactions()
 
     async def main() -> int:
-        async with AsyncStore(
-            simulate, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3"
-        ) as store:
-            before = transactions()
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
+            before = databases.current().transactions()
             await store.sweep({"n": n} for n in range(300))
-            return transactions() - before
+            return databases.current().transactions() - before
 
     assert asyncio.run(main()) < 100
 
 
-def transactions() -> int:
-    """The file change counter of the database: bytes 24 to 27 of its header."""
-    return int.from_bytes(Path("runs.sqlite3").read_bytes()[24:28], "big")
-
-
+@databases.only_sqlite  # or none
 def test_who_asks_while_a_loop_ends_is_answered() -> None:
     """A loop that ends cancels all tasks, the one that answers among them."""
     answered: list[int] = []

@@ -11,6 +11,7 @@ import pytest
 
 from entropic import AsyncStore, SweepError
 from entropic.schedule import OnError
+from tests import databases
 from tests.simulations import Point
 
 
@@ -66,8 +67,16 @@ async def take(
     await records.aclose()
 
 
+@pytest.mark.usefixtures("database")
 @pytest.mark.parametrize(
-    ("seed", "rounds"), [(1, 60), (2, 60), pytest.param(3, 5000, marks=pytest.mark.nightly)]
+    ("database", "seed", "rounds"),
+    [
+        ("sqlite", 1, 60),
+        ("sqlite", 2, 60),
+        ("postgresql", 1, 60),
+        *(pytest.param(name, 3, 5000, marks=pytest.mark.nightly) for name in databases.NAMES),
+    ],
+    indirect=["database"],
 )
 @pytest.mark.timeout(900)
 def test_whatever_is_called_at_once_is_right_and_leaves_nothing(
@@ -96,6 +105,7 @@ def test_whatever_is_called_at_once_is_right_and_leaves_nothing(
                     chance.choice([run, run_async]),
                     Point,
                     file_suffix=".txt",
+                    db_url=databases.url(),
                     max_workers=chance.choice([1, 2, 5]),
                 ) as store,
             ):

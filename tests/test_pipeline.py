@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from entropic import AsyncStore, IdConflictError, ParamsError
+from tests import databases
 from tests.simulations import Point, calls, simulate
+
+pytestmark = pytest.mark.usefixtures("database")
 
 
 def test_one_id_for_two_sets_of_one_sweep_is_an_error(store: Any) -> None:
@@ -31,7 +34,7 @@ def test_one_id_for_two_sets_at_the_same_time_is_an_error() -> None:
             release.wait(30)
             simulate(params)
 
-        async with AsyncStore(slow, Point, file_suffix=".npy") as store:
+        async with AsyncStore(slow, Point, file_suffix=".npy", db_url=databases.url()) as store:
             first = asyncio.create_task(store.run_or_retrieve({"id": "mine", "n": 1}))
             await asyncio.to_thread(started.wait, 30)
             with pytest.raises(IdConflictError, match="other parameters"):
@@ -90,7 +93,7 @@ def test_an_async_iterable_is_an_input() -> None:
             yield {"n": n}
 
     async def main() -> list[int]:
-        async with AsyncStore(simulate, Point, file_suffix=".npy") as store:
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
             return [record.n for record in await store.sweep(inputs())]
 
     assert asyncio.run(main()) == [3, 1]
@@ -133,7 +136,9 @@ def test_a_cancelled_sweep_leaves_a_store_that_the_next_call_uses(folder: Path) 
                 fifth.set()
                 await asyncio.Event().wait()
 
-        async with AsyncStore(slow, Point, file_suffix=".npy", max_workers=2) as store:
+        async with AsyncStore(
+            slow, Point, file_suffix=".npy", max_workers=2, db_url=databases.url()
+        ) as store:
             sweep = asyncio.create_task(store.sweep([{"n": n} for n in range(20)]))
             await asyncio.wait_for(fifth.wait(), 30)
             sweep.cancel()
@@ -149,7 +154,7 @@ def test_a_cancelled_sweep_leaves_a_store_that_the_next_call_uses(folder: Path) 
 
 def test_a_sweep_larger_than_a_batch(make_store: Callable[..., Any]) -> None:
     """Several slices of input, each looked up and run, in order."""
-    store = make_store(db_url="sqlite://")
+    store = make_store()
     first = store.sweep({"n": n} for n in range(0, 1200, 2))
     records = store.sweep({"n": n} for n in range(1200))
     assert [record.n for record in records] == list(range(1200))

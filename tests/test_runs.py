@@ -10,7 +10,7 @@ import resource
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,13 @@ from entropic import (
     RunInterruptedError,
 )
 from entropic.artifacts import ResultsFolder
+from entropic.models import runs_table
 from entropic.worker import Job, run_anywhere, run_job
+from tests import databases
 from tests.conftest import KINDS
 from tests.simulations import calls, mark_call
+
+pytestmark = pytest.mark.usefixtures("database")
 
 Runner = Callable[[dict[str, Any]], Any]
 
@@ -71,26 +75,17 @@ def store_of(make_store: Callable[..., Any], kind: str) -> Callable[..., Any]:
     return make
 
 
-@contextlib.contextmanager
-def database() -> Iterator[sqlite3.Connection]:
-    """The stores' database, as another program sees it."""
-    connection = sqlite3.connect("runs.sqlite3")
-    connection.row_factory = sqlite3.Row
-    with contextlib.closing(connection), connection:
-        yield connection
-
-
 def bookkeeping() -> dict[str, Any]:
     """The side table's one row."""
-    with database() as connection:
-        (row,) = connection.execute("SELECT * FROM entropic_runs").fetchall()
-    return {**dict(row), "error": json.loads(row["error"] or "null")}
+    names = [column.name for column in runs_table.columns]
+    (row,) = databases.ask(f"SELECT {', '.join(names)} FROM entropic_runs")
+    kept = dict(zip(names, row, strict=True))
+    return {**kept, "error": json.loads(kept["error"] or "null")}
 
 
 def rows() -> int:
     """How many runs are stored."""
-    with database() as connection:
-        (count,) = connection.execute("SELECT count(*) FROM points").fetchone()
+    (count,) = databases.ask("SELECT count(*) FROM points")
     return int(count)
 
 
@@ -743,18 +738,13 @@ def test_the_sidecar_outlives_a_commit_that_fails(make_store: Callable[..., Any]
     """Its row is refused, and the result is staged again with all that storing it takes."""
     store = make_store(runner=run_with_companion)
     store.retrieve({"n": 3})
-    with database() as connection:
-        connection.execute(
-            "CREATE TRIGGER refuse BEFORE INSERT ON points"
-            " BEGIN SELECT RAISE(ABORT, 'no more room'); END"
-        )
+    databases.current().refuse("points", "true", "no more room")
     with pytest.raises(DatabaseError, match="no more room"):
         store.run_or_retrieve({"n": 3, "dt": 0.1}, note="x")
     assert rows() == 0
     assert published() == []
     check_sidecar(sidecar(), b"result")
-    with database() as connection:
-        connection.execute("DROP TRIGGER refuse")
+    databases.current().refuse_no_more("points")
     record = store.run_or_retrieve({"n": 3, "dt": 0.1})
     assert Path(record.result_file).read_bytes() == b"result"
     assert bookkeeping()["state"] == "done"
@@ -769,9 +759,8 @@ def test_a_run_of_a_tenth_of_a_second_is_synced_before_it_is_committed(
 
     def noted(descriptor: int) -> None:
         count = None
-        reader = sqlite3.connect("runs.sqlite3", timeout=0)
-        with contextlib.closing(reader), contextlib.suppress(sqlite3.OperationalError):  # locked
-            (count,) = reader.execute("SELECT count(*) FROM points").fetchone()
+        with contextlib.suppress(sqlite3.OperationalError):  # locked
+            (count,) = databases.ask("SELECT count(*) FROM points", patience=0)
         synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), count))
         fsync(descriptor)
 
@@ -793,8 +782,8 @@ def test_a_run_of_a_tenth_of_a_second_is_synced_before_it_is_committed(
     result = names.index(f"{record.id}.npy")
     draft = names.index(".sidecar.json.draft")
     assert result < draft < names.index("results")
-    # While files get their final names nobody else can read, so those counts are missing.
-    assert {count for _, count in synced} == {1, None}
+    # On SQLite nobody else can read while files get their final names: those counts are missing.
+    assert {count for _, count in synced} - {None} == {1}
 
 
 def test_a_runner_in_a_thread_of_its_own_leaves_nothing_when_the_stage_is_taken(

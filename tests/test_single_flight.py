@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import os
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +17,12 @@ import pytest
 from entropic import AsyncStore, ResultMissingError, RunCycleError, Store
 from entropic.artifacts import stage as stages
 from entropic.identity import canonical_id
+from tests import databases
 from tests.conftest import KINDS, SyncFace
 from tests.simulations import Point, calls, simulate, simulate_async
 
 # A hang is what many of these tests are about.
-pytestmark = pytest.mark.timeout(40)
+pytestmark = [pytest.mark.timeout(40), pytest.mark.usefixtures("database")]
 
 DEADLINE = 20.0
 
@@ -60,9 +60,7 @@ def staged() -> list[str]:
 
 def claims() -> list[str]:
     """The ids that somebody has claimed."""
-    with contextlib.closing(sqlite3.connect("runs.sqlite3")) as connection:
-        rows = connection.execute("SELECT id FROM entropic_runs WHERE owner IS NOT NULL")
-        return [id for (id,) in rows]
+    return databases.ask("SELECT id FROM entropic_runs WHERE owner IS NOT NULL")
 
 
 def nothing_left() -> bool:
@@ -155,9 +153,7 @@ def async_kind(request: pytest.FixtureRequest) -> Any:
 
 def make_async(kind: str, gate: Gate, **settings: Any) -> AsyncStore[Point]:
     """An ``AsyncStore`` whose runner waits at the gate."""
-    return AsyncStore(
-        gate.of(kind), Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3", **settings
-    )
+    return AsyncStore(gate.of(kind), Point, file_suffix=".npy", db_url=databases.url(), **settings)
 
 
 def test_a_hundred_requests_for_one_new_set_start_one_run(
@@ -460,9 +456,7 @@ def test_a_miss_that_is_out_of_date_is_no_second_run() -> None:
             else:
                 simulate(params)
 
-        async with AsyncStore(
-            runner, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3"
-        ) as store:
+        async with AsyncStore(runner, Point, file_suffix=".npy", db_url=databases.url()) as store:
             Path((await store.run_or_retrieve({"n": 1})).result_file).unlink()
             # While it is being run again, a look at it waits for what the run will bring.
             forced = asyncio.create_task(store.run({"n": 1}))
@@ -779,7 +773,9 @@ def test_an_async_and_a_plain_store_feed_each_other(make_store: Callable[..., An
             results_dir="plain",
             db_url="sqlite:///plain.db",
         )
-        async with AsyncStore(asks_plain, Point, file_suffix=".npy", max_workers=1) as asynchronous:
+        async with AsyncStore(
+            asks_plain, Point, file_suffix=".npy", max_workers=1, db_url=databases.url()
+        ) as asynchronous:
             records = await asynchronous.sweep([{"n": 3}, {"n": 2}])
             assert [record.n for record in records] == [3, 2]
 

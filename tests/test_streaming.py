@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from entropic import AsyncStore, Store, StoreClosedError
+from tests import databases
 from tests.conftest import KINDS
 from tests.simulations import Point, calls, simulate, simulate_async
+
+pytestmark = pytest.mark.usefixtures("database")
 
 DEADLINE = 20.0
 
@@ -156,7 +159,7 @@ def test_an_async_input_may_wait_for_the_records() -> None:
             while (n := await queue.get()) < 5:
                 yield {"n": n}
 
-        async with AsyncStore(simulate, Point, file_suffix=".npy") as store:
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
             async for record in store.as_completed(asked()):
                 seen.append(record.n)
                 queue.put_nowait(record.n + 1)
@@ -177,7 +180,9 @@ def test_leaving_early_leaves_nothing_behind(folder: Path) -> None:
                 await asyncio.Event().wait()
             await simulate_async(params)
 
-        async with AsyncStore(runner, Point, file_suffix=".npy", max_workers=4) as store:
+        async with AsyncStore(
+            runner, Point, file_suffix=".npy", max_workers=4, db_url=databases.url()
+        ) as store:
             before = asyncio.all_tasks()
             records = store.as_completed({"n": n} for n in itertools.count())
             taken = [(await anext(records)).n for _ in range(3)]
@@ -252,8 +257,10 @@ def test_a_failure_comes_after_the_records_of_what_was_at_work(
 
     with pytest.raises(ZeroDivisionError):
         take_all()
-    assert taken == [0, 1, 2]
-    assert not stored(store, 4)
+    # Where claims are made side by side, a run may begin before one that was asked for earlier.
+    assert len(taken) == calls() < 10
+    assert 3 not in taken
+    assert [n for n in range(20) if stored(store, n)] == sorted(taken)
 
 
 def test_an_input_that_raises_gives_what_was_read_of_it(make_store: Callable[..., Any]) -> None:
@@ -287,6 +294,7 @@ def test_a_stream_remembers_only_what_is_under_way(make_store: Callable[..., Any
     assert not [reference for reference in taken if reference() is not None]
 
 
+@databases.either
 @pytest.mark.timeout(100)
 def test_a_long_stream_of_hits_takes_no_memory(make_store: Callable[..., Any]) -> None:
     """Four times as many records do not take even twice as much of it."""
@@ -315,7 +323,7 @@ def test_ctrl_c_in_a_stream(folder: Path) -> None:
             raise KeyboardInterrupt
         simulate(params)
 
-    with Store(interrupt, Point, file_suffix=".npy") as store:
+    with Store(interrupt, Point, file_suffix=".npy", db_url=databases.url()) as store:
         records = store.as_completed(sets(0, 1, 2))
         assert next(records).n == 0
         with pytest.raises(KeyboardInterrupt):
@@ -343,7 +351,7 @@ def test_a_stream_that_was_left_reads_no_more(make_store: Callable[..., Any]) ->
 
     async def main() -> None:
         async with AsyncStore(
-            run, Point, file_suffix=".npy", max_workers=2, db_url="sqlite:///runs.sqlite3"
+            run, Point, file_suffix=".npy", max_workers=2, db_url=databases.url()
         ) as store:
             stream = store.as_completed(sets(), on_error="skip")
             assert (await anext(stream)).n == 0
