@@ -16,10 +16,14 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 
 PATH = "runs.sqlite3"
+
+ERRORS = (sqlite3.Error, asyncpg.PostgresError)
+"""What they raise, where a table is missing."""
 
 NAMES = ("sqlite", "postgresql")
 """Those that several processes can share."""
@@ -38,6 +42,7 @@ class Place(Protocol):
 
     name: str
     url: str
+    now: str  # its clock, as SQL: seconds since 1970
 
     def ask(self, sql: str, patience: float = 5) -> list[Any]:
         """The rows, after so many seconds at most; the first column where there is one only."""
@@ -49,6 +54,10 @@ class Place(Protocol):
 
     def is_sound(self) -> bool:
         """Whether the database finds nothing wrong with itself."""
+        ...
+
+    def clear(self) -> None:
+        """Drop all that is in it; nobody else is connected."""
         ...
 
     def asking(self) -> AbstractContextManager[Callable[[str], list[Any]]]:
@@ -77,6 +86,7 @@ class SQLiteFile:
 
     name = "sqlite"
     url = f"sqlite:///{PATH}"
+    now = "(julianday('now') - 2440587.5) * 86400"
 
     def ask(self, sql: str, patience: float = 5) -> list[Any]:
         """The rows, after so many seconds at most; the first column where there is one only."""
@@ -91,6 +101,11 @@ class SQLiteFile:
     def is_sound(self) -> bool:
         """Whether the database finds nothing wrong with itself."""
         return self.ask("PRAGMA integrity_check") == ["ok"]
+
+    def clear(self) -> None:
+        """Drop all that is in it; nobody else is connected."""
+        for path in Path().glob(f"{PATH}*"):
+            path.unlink()
 
     @contextmanager
     def asking(self) -> Iterator[Callable[[str], list[Any]]]:
@@ -129,6 +144,7 @@ class PostgreSQL:
     """A database of its own on the server."""
 
     name = "postgresql"
+    now = "extract(epoch FROM clock_timestamp())::double precision"
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -148,11 +164,13 @@ class PostgreSQL:
             " AND state LIKE 'idle in transaction%'"
         )
 
+    def clear(self) -> None:
+        """Drop all that is in it; nobody else is connected."""
+        self.change("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+
     @contextmanager
     def asking(self) -> Iterator[Callable[[str], list[Any]]]:
         """``ask`` over one connection, for one thread that asks often."""
-        import asyncpg
-
         with asyncio.Runner() as runner:
             connection = runner.run(asyncpg.connect(self.url))
             try:
@@ -272,7 +290,6 @@ def _execute(url: str, *statements: str) -> None:
 
 def _asked(url: str, question: Callable[[Any], Any]) -> Any:
     """What the server answers; in a thread, as there may be a loop in this one."""
-    import asyncpg
 
     async def ask() -> Any:
         connection = await asyncpg.connect(url)

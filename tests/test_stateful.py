@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from entropic import Store
+from tests import databases
 from tests.simulations import Point
 
 Key = tuple[int, float]
@@ -59,6 +60,7 @@ class AgainstADict(RuleBasedStateMachine):
     def open_store(self, executor: str) -> None:
         """An empty folder and database."""
         self.folder = Path(tempfile.mkdtemp())
+        databases.current().clear()
         self.executor = executor
         self.versions = itertools.count()
         self.started: list[str] = []
@@ -73,7 +75,7 @@ class AgainstADict(RuleBasedStateMachine):
             Point,
             self.folder / "results",
             ".txt",
-            f"sqlite:///{self.folder}/runs.sqlite3",
+            databases.url(),
             executor=self.executor,
         )
 
@@ -208,6 +210,7 @@ class AgainstADict(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+@pytest.mark.usefixtures("database")
 def test_the_store_does_what_a_dict_would() -> None:
     """The normal run: some dozens of stories."""
     run_state_machine_as_test(
@@ -221,6 +224,7 @@ def test_the_store_does_what_a_dict_would() -> None:
     )
 
 
+@pytest.mark.usefixtures("database")
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_the_store_does_what_a_dict_would_at_length() -> None:
