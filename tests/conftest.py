@@ -72,14 +72,15 @@ def no_database_left() -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses ``database`` on each, unless it says on which; ``store`` brings its own."""
+    """Run what uses ``database`` where its mark says, or on each; ``store`` brings its own."""
     marks = metafunc.definition.iter_markers("parametrize")
     if "database" not in metafunc.fixturenames or any("database" in mark.args[0] for mark in marks):
         return
     if "store" in metafunc.fixturenames:
         metafunc.parametrize("database", ["sqlite"], ids=[pytest.HIDDEN_PARAM], indirect=True)
     else:
-        metafunc.parametrize("database", databases.NAMES, indirect=True)
+        mark = metafunc.definition.get_closest_marker("databases") or databases.both.mark
+        metafunc.parametrize("database", mark.args, indirect=True)
 
 
 @pytest.fixture

@@ -28,13 +28,19 @@ ERRORS = (sqlite3.Error, asyncpg.PostgresError)
 NAMES = ("sqlite", "postgresql")
 """Those that several processes can share."""
 
-either = pytest.mark.parametrize(
-    "database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.nightly)], indirect=True
-)
-"""Marks tests of what does not depend on the database: the second one has its turn at night."""
+# The nearest of these marks, of a test or of its module, says where ``database`` is.
 
-only_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-"""Marks tests of what only SQLite has, or of no database at all."""
+both = pytest.mark.databases(*NAMES)
+"""As without a mark."""
+
+either = pytest.mark.databases("sqlite", pytest.param("postgresql", marks=pytest.mark.nightly))
+"""For what does not depend on the database: the second one has its turn at night."""
+
+only_sqlite = pytest.mark.databases("sqlite")
+"""For what only SQLite has, or for no database at all."""
+
+only_postgresql = pytest.mark.databases("postgresql")
+"""For what only PostgreSQL has."""
 
 
 class Place(Protocol):
@@ -54,6 +60,10 @@ class Place(Protocol):
 
     def is_sound(self) -> bool:
         """Whether the database finds nothing wrong with itself."""
+        ...
+
+    def url_from(self, folder: str | Path) -> str:
+        """Its URL in another working directory, from which this one is reached so."""
         ...
 
     def clear(self) -> None:
@@ -101,6 +111,10 @@ class SQLiteFile:
     def is_sound(self) -> bool:
         """Whether the database finds nothing wrong with itself."""
         return self.ask("PRAGMA integrity_check") == ["ok"]
+
+    def url_from(self, folder: str | Path) -> str:
+        """Its URL in another working directory, from which this one is reached so."""
+        return f"sqlite:///{folder}/{PATH}"
 
     def clear(self) -> None:
         """Drop all that is in it; nobody else is connected."""
@@ -164,6 +178,10 @@ class PostgreSQL:
             " AND state LIKE 'idle in transaction%'"
         )
 
+    def url_from(self, folder: str | Path) -> str:
+        """Its URL in another working directory: the same."""
+        return self.url
+
     def clear(self) -> None:
         """Drop all that is in it; nobody else is connected."""
         self.change("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
@@ -205,6 +223,11 @@ def _flat(rows: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 _current: Place = SQLiteFile()
+
+
+def at(url: str) -> Place:
+    """A database by its URL, in a process that the test has started."""
+    return PostgreSQL(url) if url.startswith("postgresql") else SQLiteFile()
 
 
 def current() -> Place:

@@ -1,11 +1,9 @@
 """A Dask cluster as the place to run."""
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +23,13 @@ from entropic import (
     WorkerDiedError,
 )
 from entropic.executors.dask import Dask, DaskExecutor
-from tests import scripts
+from tests import databases, scripts
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
 # Workers that are killed leave their sockets to the garbage collector, in Dask's own code.
 pytestmark = [
+    pytest.mark.usefixtures("database"),
+    databases.either,
     pytest.mark.timeout(60),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -154,7 +154,9 @@ def test_an_asynchronous_client_and_an_async_runner(cluster: Any) -> None:
 
         async with (
             Client(cluster.scheduler_address, asynchronous=True) as client,
-            AsyncStore(runner, Point, file_suffix=".npy", executor=client) as store,
+            AsyncStore(
+                runner, Point, file_suffix=".npy", executor=client, db_url=databases.url()
+            ) as store,
         ):
             assert [record.n for record in await store.sweep(sets(6))] == list(range(6))
             assert not client.futures
@@ -232,7 +234,9 @@ def test_a_cancelled_sweep_cancels_what_waits_and_keeps_what_runs(
             client = await Client(threads.scheduler_address, asynchronous=True)
         else:
             client = await asyncio.to_thread(Client, threads.scheduler_address)
-        async with AsyncStore(here(hold), Point, file_suffix=".npy") as store:
+        async with AsyncStore(
+            here(hold), Point, file_suffix=".npy", db_url=databases.url()
+        ) as store:
             sweep = asyncio.create_task(store.sweep(sets(4), client=client))
             await until(lambda: calls() == 2 and len(tasks()) == 4)
             seen = looks
@@ -249,8 +253,7 @@ def test_a_cancelled_sweep_cancels_what_waits_and_keeps_what_runs(
     asyncio.run(main())
     assert calls() == 2
     assert os.listdir("results/.entropic/staging") == []
-    with contextlib.closing(sqlite3.connect("db.sqlite3")) as connection:
-        assert connection.execute("SELECT count(*) FROM points").fetchone() == (2,)
+    assert databases.ask("SELECT count(*) FROM points") == [2]
 
 
 def die(params: dict[str, Any]) -> None:
@@ -333,7 +336,9 @@ def test_a_cluster_that_goes_away_under_a_sweep_is_an_error(end: str) -> None:
     async def main() -> None:
         with await asyncio.to_thread(start_cluster, n_workers=1) as cluster:
             client = await asyncio.to_thread(Client, cluster)
-            async with AsyncStore(here(hold), Point, file_suffix=".npy") as store:
+            async with AsyncStore(
+                here(hold), Point, file_suffix=".npy", db_url=databases.url()
+            ) as store:
                 sweep = asyncio.create_task(store.sweep(sets(3), client=client))
                 await until(lambda: calls() == 1)
                 ending = {
@@ -350,8 +355,7 @@ def test_a_cluster_that_goes_away_under_a_sweep_is_an_error(end: str) -> None:
             await asyncio.to_thread(client.close)
 
     asyncio.run(main())
-    with contextlib.closing(sqlite3.connect("db.sqlite3")) as connection:
-        assert connection.execute("SELECT count(*) FROM points").fetchone() == (3,)
+    assert databases.ask("SELECT count(*) FROM points") == [3]
 
 
 def test_submit_options_pass_through(processes: Any, make_store: Callable[..., Any]) -> None:
@@ -505,13 +509,13 @@ def fail(params: dict[str, Any]) -> None:
     raise ZeroDivisionError("too small a step")
 
 
+@databases.both
 def test_a_runners_failure_reaches_the_caller(client: Any, make_store: Callable[..., Any]) -> None:
     """As itself, with its note; and it is remembered."""
     with pytest.raises(ZeroDivisionError, match="too small") as caught:
         make_store(runner=fail).sweep([{"n": 1}], client=client)
     assert any("'n': 1" in note for note in caught.value.__notes__)
-    with contextlib.closing(sqlite3.connect("runs.sqlite3")) as connection:
-        assert connection.execute("SELECT state FROM entropic_runs").fetchall() == [("failed",)]
+    assert databases.ask("SELECT state FROM entropic_runs") == ["failed"]
 
 
 SLOW = """\
@@ -528,6 +532,7 @@ with Client(ADDRESS) as client:
 """
 
 
+@databases.both
 @pytest.mark.parametrize("timeout", ["", "timeout=60"])
 def test_a_run_that_outlives_its_store_is_waited_for_and_stored(timeout: str) -> None:
     """However long its runner computes before it writes anything."""
@@ -543,7 +548,7 @@ def test_a_run_that_outlives_its_store_is_waited_for_and_stored(timeout: str) ->
         (stage,) = Path("results/.entropic/staging").iterdir()
         scripts.wait_for(lambda: stage.stat().st_mtime > killed + ttl)
         with Store(
-            simulate, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3", lease_ttl=ttl
+            simulate, Point, file_suffix=".npy", db_url=databases.url(), lease_ttl=ttl
         ) as store:
             assert store.recover() == Recovered()
             Path("go on").touch()

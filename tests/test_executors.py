@@ -17,11 +17,11 @@ import pytest
 
 from entropic import AsyncStore, RunInterruptedError
 from entropic.executors import available_cpus
-from tests import scripts
+from tests import databases, scripts
 from tests.conftest import SyncFace
 from tests.simulations import Point, calls, mark_call, simulate
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("database")]
 
 DEADLINE = 20.0
 
@@ -156,13 +156,11 @@ def test_the_input_is_read_on_the_calling_thread(make_store: Callable[..., Any])
 
 
 _REPORT = """
-import sqlite3
+from tests import databases
 
 def report(store):
-    with sqlite3.connect("runs.sqlite3") as connection:
-        query = "SELECT count(*) FROM entropic_runs WHERE owner IS NOT NULL"
-        ((claimed,),) = connection.execute(query)
-    connection.close()
+    query = "SELECT count(*) FROM entropic_runs WHERE owner IS NOT NULL"
+    (claimed,) = databases.at(DB_URL).ask(query)
     left = os.listdir("results/.entropic/staging")
     files = [name for name in os.listdir("results") if name != ".entropic"]
     say("left", claimed, len(left), len(files))
@@ -622,7 +620,7 @@ def test_worker_threads_are_not_those_of_the_loop(make_store: Callable[..., Any]
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(2))
-        store = AsyncStore(simulate, Point, file_suffix=".npy")
+        store = AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url())
 
         def ask(n: int) -> int:
             record = asyncio.run_coroutine_threadsafe(store.run_or_retrieve({"n": n}), loop)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,8 +23,11 @@ from entropic import (
     Store,
     mapped_column,
 )
+from tests import databases
 from tests.conftest import KINDS
 from tests.simulations import Point, calls, mark_call, simulate
+
+pytestmark = pytest.mark.usefixtures("database")
 
 
 class Other(Base):
@@ -49,14 +51,9 @@ def names(path: str | Path = "results") -> list[str]:
     return sorted(name for name in os.listdir(path) if name != ".entropic")
 
 
-def bookkeeping(database: str = "runs.sqlite3") -> list[tuple[Any, ...]]:
+def bookkeeping() -> list[tuple[Any, ...]]:
     """Model, id and name of each published result."""
-    connection = sqlite3.connect(database)
-    try:
-        query = "SELECT model, id, result_name FROM entropic_runs ORDER BY model, id"
-        return connection.execute(query).fetchall()
-    finally:
-        connection.close()
+    return databases.ask("SELECT model, id, result_name FROM entropic_runs ORDER BY model, id")
 
 
 def content(record: Any) -> list[float]:
@@ -138,8 +135,9 @@ def test_a_results_folder_that_is_gone_is_no_thousand_misses(
         os.rename("results", "elsewhere")
     if case == "unmounted":
         os.mkdir("results")
-    db_url = f"sqlite:///{folder}/runs.sqlite3"
-    again = store if case == "open" else make_store(kind, db_url=db_url)
+    again = (
+        store if case == "open" else make_store(kind, db_url=databases.current().url_from(folder))
+    )
     for request in (
         lambda: again.run_or_retrieve({"n": 3}),
         lambda: again.retrieve({"n": 3}),
@@ -243,7 +241,7 @@ def test_a_store_in_another_working_directory_gives_paths_that_work_there(
     elsewhere = folder / "deep" / "er"
     elsewhere.mkdir(parents=True)
     monkeypatch.chdir(elsewhere)
-    settings = {"db_url": "sqlite:///../../runs.sqlite3", "results_dir": "../../results"}
+    settings = {"db_url": databases.current().url_from("../.."), "results_dir": "../../results"}
     store = make_store(kind, **settings)
     record = store.run_or_retrieve({"n": 3})
     assert record.result_file == f"../../results/{first.id}.npy"
@@ -375,7 +373,7 @@ def test_a_registered_file_is_found_from_anywhere(
     other.mkdir()
     (other / "made.npy").write_bytes(b"not this!")
     monkeypatch.chdir(other)
-    settings = {"db_url": "sqlite:///../runs.sqlite3", "results_dir": "../results"}
+    settings = {"db_url": databases.current().url_from(".."), "results_dir": "../results"}
     record = make_store(kind, **settings).run_or_retrieve({"n": 3})
     assert record.result_file == str(folder / "made.npy")
     assert Path(record.result_file).read_bytes() == b"made here"
@@ -456,10 +454,11 @@ def test_a_results_dir_that_cannot_be_one_is_told_before_anything_runs(
         assert store.run_or_retrieve({"n": 3}).result_file.startswith("a-file/")
 
 
+@databases.only_sqlite  # whose URL is a path, too
 @pytest.mark.parametrize(
     ("results_dir", "db_url"),
     [
-        ("made/when/missing", "sqlite:///runs.sqlite3"),
+        ("made/when/missing", databases.url()),
         ("with spaces/ünïcödé 結果", "sqlite:///with spaces & ünïcödé.sqlite3"),
         ("100%/#?", "sqlite:///100%25.sqlite3"),
         ("quo'te\"s\n", "sqlite:///quo'te.sqlite3"),
@@ -546,7 +545,7 @@ def test_an_id_that_could_leave_the_folder_is_refused(
             store.delete(hash=id, remove_file=True)
     assert calls() == 0
     assert names() == []
-    assert sorted(os.listdir(folder)) == ["made.npy", "results", "runs.sqlite3"]
+    assert sorted({*os.listdir(folder)} - {databases.PATH}) == ["made.npy", "results"]
 
 
 @pytest.mark.parametrize("id", ["a.files", "a.1", "a..", "A-_.9", "x" * 64, "con", "a.npy"])

@@ -588,7 +588,7 @@ async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
     }
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@databases.only_postgresql
 @pytest.mark.parametrize("analyzed", [False, True])
 async def test_statements_find_their_rows_by_an_index_on_postgresql(analyzed: bool) -> None:
     """Whatever they are given; but for those that list all there is of a kind."""

@@ -26,11 +26,11 @@ from entropic import (
     WorkerDiedError,
 )
 from entropic.executors import processes
-from tests import scripts
+from tests import databases, scripts
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("database"), databases.either]
 
 DEADLINE = 20.0
 
@@ -59,7 +59,9 @@ def note_process(params: dict[str, Any]) -> None:
 
 def pids() -> set[int]:
     """The processes that were noted."""
-    return {int(path.read_text()) for path in Path().glob("pid-*")}
+    # One that is being written is still empty.
+    texts = [path.read_text() for path in Path().glob("pid-*")]
+    return {int(text) for text in texts if text}
 
 
 def test_runs_are_in_other_processes_and_those_are_kept(store_of: Any) -> None:
@@ -263,6 +265,7 @@ def test_a_late_async_runner_is_stopped_on_the_loop(make_store: Callable[..., An
     assert not isinstance(caught.value, RunTimeoutError)
 
 
+@databases.both
 def test_a_cancelled_sweep_kills_what_runs() -> None:
     """At once, and leaves nothing."""
 
@@ -272,7 +275,12 @@ def test_a_cancelled_sweep_kills_what_runs() -> None:
 
     async def main() -> None:
         async with AsyncStore(
-            block, Point, file_suffix=".npy", executor="process", max_workers=2
+            block,
+            Point,
+            file_suffix=".npy",
+            executor="process",
+            max_workers=2,
+            db_url=databases.url(),
         ) as store:
             sweep = asyncio.create_task(store.sweep(sets(1, 2, 3)))
             async with asyncio.timeout(DEADLINE):
@@ -288,6 +296,7 @@ def test_a_cancelled_sweep_kills_what_runs() -> None:
     assert not list(Path("results/.entropic/staging").iterdir())
 
 
+@databases.both
 def test_a_runner_may_use_a_store(store_of: Any) -> None:
     """Its own: it travels with its settings."""
     inner = Store(simulate, Point, file_suffix=".npy", db_url="sqlite:///inner.sqlite3")
@@ -300,13 +309,19 @@ def test_a_runner_may_use_a_store(store_of: Any) -> None:
     inner.close()
 
 
+@databases.both
 def test_several_sweeps_share_the_workers() -> None:
     """No more processes than there are workers, whoever asks."""
 
     async def main() -> None:
         async with (
             AsyncStore(
-                note_process, Point, file_suffix=".npy", executor="process", max_workers=2
+                note_process,
+                Point,
+                file_suffix=".npy",
+                executor="process",
+                max_workers=2,
+                db_url=databases.url(),
             ) as store,
             asyncio.TaskGroup() as group,
         ):
@@ -473,7 +488,12 @@ def test_nothing_stays_open() -> None:
 
     async def main() -> None:
         async with AsyncStore(
-            die, Point, file_suffix=".npy", executor="process", max_workers=2
+            die,
+            Point,
+            file_suffix=".npy",
+            executor="process",
+            max_workers=2,
+            db_url=databases.url(),
         ) as store:
             await store.sweep(sets(*range(6)), on_error="skip")
 

@@ -5,19 +5,20 @@ What had finished is on record, and whatever else there was, the next call uses 
 
 import os
 import signal
-import sqlite3
 import time
-from contextlib import closing
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from entropic import Store
-from tests import scripts
+from tests import databases, scripts
 from tests.scripts import wait_for
 from tests.simulations import Point, simulate
+
+pytestmark = pytest.mark.usefixtures("database")
 
 # Two sets finish; the third says so and stays at work until it is released.
 SWEEP = """\
@@ -36,7 +37,7 @@ def scripted():
         pass
 
 async def served():
-    usual = {"file_suffix": ".npy", "db_url": "sqlite:///runs.sqlite3"}
+    usual = {"file_suffix": ".npy", "db_url": DB_URL}
     async with AsyncStore(run, Point, executor=EXECUTOR, max_workers=1, **usual) as store:
         if CALL == "sweep":
             await store.sweep(SETS)
@@ -52,8 +53,23 @@ PLACES = [
     *product(["AsyncStore"], ["thread", "process"], ["sweep", "as_completed"]),
 ]
 
+# Which worker a signal stops is nothing to the database: there it needs but one of each kind.
+ON_POSTGRESQL = [("Store", "caller", "as_completed"), ("AsyncStore", "thread", "sweep")]
 
-@pytest.mark.parametrize(("kind", "executor", "call"), PLACES)
+
+def places() -> list[Any]:
+    """Each on each database, but only a few of them by day."""
+    return [
+        pytest.param(
+            name,
+            *place,
+            marks=() if name == "sqlite" or place in ON_POSTGRESQL else pytest.mark.nightly,
+        )
+        for name, place in product(databases.NAMES, PLACES)
+    ]
+
+
+@pytest.mark.parametrize(("database", "kind", "executor", "call"), places(), indirect=["database"])
 @pytest.mark.parametrize("sent", ["interrupt", "interrupt twice", "terminate"])
 def test_a_signal_leaves_what_the_next_call_uses(
     folder: Path, kind: str, executor: str, call: str, sent: str
@@ -81,7 +97,7 @@ def test_a_signal_leaves_what_the_next_call_uses(
         ran.append(params["n"])
         simulate(params)
 
-    with Store(run, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3") as store:
+    with Store(run, Point, file_suffix=".npy", db_url=databases.url()) as store:
         records = store.sweep({"n": n} for n in range(5))
     assert [record.n for record in records] == list(range(5))
     # What ended in a thread as Python did is finished, too, though it was not stored.
@@ -96,7 +112,6 @@ def test_a_signal_leaves_what_the_next_call_uses(
 def stored() -> list[int]:
     """What any other program sees in the database."""
     try:
-        with closing(sqlite3.connect("runs.sqlite3")) as database:
-            return [n for (n,) in database.execute("SELECT n FROM points ORDER BY n")]
-    except sqlite3.OperationalError:  # not yet made
+        return databases.ask("SELECT n FROM points ORDER BY n")
+    except databases.ERRORS:  # not yet made
         return []
