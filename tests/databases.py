@@ -74,6 +74,10 @@ class Place(Protocol):
         """``ask`` over one connection, for one thread that asks often."""
         ...
 
+    def connections(self) -> int:
+        """How many stores of this process have."""
+        ...
+
     def refuse(self, table: str, when: str, why: str) -> None:
         """Let a trigger refuse new rows."""
         ...
@@ -126,6 +130,11 @@ class SQLiteFile:
         """``ask`` over one connection, for one thread that asks often."""
         with closing(sqlite3.connect(PATH)) as connection:
             yield lambda sql: _flat(connection.execute(sql).fetchall())
+
+    def connections(self) -> int:
+        """How many stores of this process have."""
+        links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        return sum(os.path.basename(path) == PATH for path in links)
 
     def refuse(self, table: str, when: str, why: str) -> None:
         """Let a trigger refuse new rows."""
@@ -195,6 +204,14 @@ class PostgreSQL:
                 yield lambda sql: _flat(runner.run(connection.fetch(sql)))
             finally:
                 runner.run(connection.close())
+
+    def connections(self) -> int:
+        """How many stores have, of whatever process."""
+        (count,) = self.ask(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'entropic'"
+        )
+        return int(count)
 
     def refuse(self, table: str, when: str, why: str) -> None:
         """Let a trigger refuse new rows."""

@@ -16,16 +16,17 @@ import pytest
 from numpy.typing import NDArray
 
 from entropic import AsyncStore, Base, Mapped, StoreClosedError, WrongLoopError
+from tests import databases
 from tests.simulations import Point, calls, simulate, simulate_async
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("database")]
 
 DEADLINE = 20.0
 
 
 def make(runner: Callable[..., Any] = simulate, **settings: Any) -> AsyncStore[Point]:
     """A store; by default of the small simulation."""
-    usual = {"file_suffix": ".npy", "db_url": "sqlite:///runs.sqlite3"}
+    usual = {"file_suffix": ".npy", "db_url": databases.url()}
     return AsyncStore(runner, Point, **{**usual, **settings})
 
 
@@ -238,8 +239,7 @@ def test_a_cancelled_close_still_closes() -> None:
                 await asyncio.sleep(0)
             closing.cancel()
             await asyncio.wait({closing})
-            files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
-            assert not any("runs.sqlite3" in path for path in files)
+            await until(lambda: not databases.current().connections())
             await store.aclose()
 
     asyncio.run(use())
@@ -608,8 +608,7 @@ def test_a_store_whose_loop_has_ended_is_closed_on_another_one() -> None:
 
     async def use() -> None:
         await store.aclose()
-        files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
-        assert not any("runs.sqlite3" in path for path in files)
+        await until(lambda: not databases.current().connections())
         assert (await store.run_or_retrieve({"n": 1})).n == 1
         await store.aclose()
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from entropic import AsyncStore, Store, StoreClosedError, WrongLoopError
-from tests import scripts
+from tests import databases, scripts
 from tests.simulations import Point, calls, simulate, simulate_async
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("database")]
 
 DEADLINE = 20.0
 
@@ -102,7 +102,7 @@ def test_a_store_works_inside_a_running_loop() -> None:
         simulate(params)
 
     async def cell() -> None:
-        with Store(runner, Point, file_suffix=".npy") as store:
+        with Store(runner, Point, file_suffix=".npy", db_url=databases.url()) as store:
             assert store.run_or_retrieve({"n": 3}).n == 3
             assert [r.n for r in store.sweep({"n": n} for n in (3, 4))] == [3, 4]
         assert seen == [(threading.get_ident(), asyncio.get_running_loop())] * 2
@@ -220,7 +220,7 @@ def test_a_child_that_collects_its_parents_store_leaves_it_alone() -> None:
     """Closing the parent's connections would be for the parent's loop to do."""
     lines, _ = scripts.run(
         """
-store = make(db_url="sqlite:///other.sqlite3", results_dir="others")
+store = make(results_dir="others")
 store.run_or_retrieve({"n": 1})
 child = os.fork()
 if not child:
@@ -265,7 +265,7 @@ say(store.run_or_retrieve({"n": 1}).n)
 
 def test_a_pickled_store_carries_its_settings_and_no_connections() -> None:
     """The copy opens by itself, here or in another process."""
-    store = Store(simulate, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3")
+    store = Store(simulate, Point, file_suffix=".npy", db_url=databases.url())
     store.run_or_retrieve({"n": 3})
     Path("store.pickle").write_bytes(pickle.dumps(store))
     lines, _ = scripts.run(
@@ -320,12 +320,14 @@ def test_a_pickled_async_store_opens_on_another_loop() -> None:
             assert (await store.run_or_retrieve({"n": 3})).n == 3
             return pickle.dumps(store)
 
-    store = AsyncStore(simulate, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3")
+    store = AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url())
     twin = pickle.loads(asyncio.run(use(store)))
     asyncio.run(use(twin))
     assert calls() == 1
 
 
+# On PostgreSQL there are no files, and no threads of connections.
+@databases.only_sqlite
 @pytest.mark.parametrize("executor", ["caller", "thread"])
 def test_a_collected_store_leaves_no_threads_and_no_open_files(executor: str) -> None:
     """Nobody closed it; no warning is raised, either (here they are errors)."""
@@ -354,11 +356,30 @@ def test_a_collected_store_leaves_no_threads_and_no_open_files(executor: str) ->
     gc.collect()
 
 
+@databases.only_postgresql
+@pytest.mark.parametrize("executor", ["caller", "thread"])
+def test_a_collected_store_leaves_no_connections(executor: str) -> None:
+    """Nobody closed it; no warning is raised, either (here they are errors)."""
+    before = threads_of_stores()
+    store = Store(simulate, Point, file_suffix=".npy", db_url=databases.url(), executor=executor)
+    store.run_or_retrieve({"n": 3})
+    assert databases.current().connections()
+    reference = weakref.ref(store)
+    del store
+    gc.collect()
+    assert reference() is None
+    until(lambda: threads_of_stores() <= before)
+    until(lambda: not databases.current().connections())
+    gc.collect()
+
+
 def test_an_async_store_is_collected_after_it_is_closed() -> None:
     """Neither the loop nor a thread keeps it."""
 
     async def use() -> weakref.ref[AsyncStore[Point]]:
-        async with AsyncStore(simulate_async, Point, file_suffix=".npy") as store:
+        async with AsyncStore(
+            simulate_async, Point, file_suffix=".npy", db_url=databases.url()
+        ) as store:
             await store.sweep([{"n": n} for n in range(5)])
         return weakref.ref(store)
 
@@ -376,7 +397,7 @@ def test_a_closed_store_leaves_no_threads_and_no_open_files(
     store.sweep([{"n": n} for n in range(5)])
     store.close()
     assert not open_files()
-    until(lambda: threads_of_stores() <= before)
+    until(lambda: threads_of_stores() <= before and not databases.current().connections())
 
 
 def test_a_closed_store_opens_again_at_its_next_call(make_store: Callable[..., Any]) -> None:

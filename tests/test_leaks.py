@@ -17,8 +17,11 @@ from entropic import AsyncStore, RunError, worker
 from entropic._portal import callers
 from entropic.artifacts import Stage
 from entropic.worker import Job, run_job_async
+from tests import databases
 from tests.conftest import KINDS
 from tests.simulations import Point
+
+pytestmark = pytest.mark.usefixtures("database")
 
 
 class Big:
@@ -138,7 +141,7 @@ def test_cancelled_async_runs_leave_no_stage(folder: Path) -> None:
 
     async def main() -> None:
         store = AsyncStore(
-            runner=runner, result_cls=Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3"
+            runner=runner, result_cls=Point, file_suffix=".npy", db_url=databases.url()
         )
         async with store:
             for first in range(0, 200, 40):
