@@ -721,11 +721,11 @@ def test_a_request_that_is_left_while_it_looks_for_what_was_left_starts_nothing(
         raise ValueError("in vain")
 
     async def main() -> None:
-        async with AsyncStore(fail, Point, file_suffix=".npy", db_url=URL) as store:
+        async with AsyncStore(fail, Point, file_suffix=".npy", db_url=databases.url()) as store:
             with pytest.raises(ValueError, match="in vain"):
                 await store.run({"n": 1})
         monkeypatch.setattr(Salvage, "take_over", slowly)
-        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=URL) as store:
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
             asking = asyncio.create_task(store.run_or_retrieve({"n": 1}))
             await asyncio.to_thread(looking.wait, 10)
             asking.cancel()
@@ -736,6 +736,4 @@ def test_a_request_that_is_left_while_it_looks_for_what_was_left_starts_nothing(
 
     asyncio.run(main())
     assert calls() == 0
-    with closing(sqlite3.connect("runs.sqlite3")) as database:
-        rows = database.execute("SELECT state, owner FROM entropic_runs").fetchall()
-    assert rows == [("interrupted", None)]
+    assert databases.ask("SELECT state, owner FROM entropic_runs") == [("interrupted", None)]
