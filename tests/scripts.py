@@ -14,7 +14,7 @@ from tests import databases
 
 ROOT = Path(__file__).parents[1]
 
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": ""}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "", "PYTHONFAULTHANDLER": "1"}
 
 PREAMBLE = """\
 import asyncio, gc, os, pickle, signal, sys, threading, time
@@ -96,7 +96,12 @@ class Script:
 
     def ended(self) -> int:
         """Wait for its end; what it returned to the shell."""
-        return self.process.wait(DEADLINE)
+        try:
+            return self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler tells where it hangs
+            self.process.wait()
+            raise AssertionError(f"it does not end:\n{self.errors()}") from None
 
     def errors(self) -> str:
         """What it has written to stderr."""
