@@ -276,7 +276,7 @@ def test_an_async_run_that_has_finished_is_kept_when_everybody_has_left(
         return digest(path)
 
     async def main() -> None:
-        url = "sqlite:///runs.sqlite3"
+        url = databases.url()
         async with AsyncStore(simulate_async, Point, file_suffix=".npy", db_url=url) as store:
             task = asyncio.create_task(store.run_or_retrieve({"n": 3}))
             assert await asyncio.to_thread(reading.wait, DEADLINE)
@@ -304,7 +304,7 @@ def test_a_run_that_is_interrupted_when_it_has_finished_is_kept(
         seal(*args, **options)
         raise KeyboardInterrupt
 
-    with Store(simulate, Point, file_suffix=".npy", db_url="sqlite:///runs.sqlite3") as store:
+    with Store(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
         if again:
             store.run({"n": 3}, by="the first")
         monkeypatch.setattr(stages, "seal", interrupted)
