@@ -35,6 +35,7 @@ def watch(count: int, seen: dict[int, float]) -> None:
             time.sleep(0.002)
 
 
+@databases.either
 @pytest.mark.parametrize("executor", ["caller", "thread", "process"])
 def test_a_finished_run_is_on_record_at_once(folder: Path, executor: str) -> None:
     """Within 100 ms of its end, while others still run: half of them well within it."""

@@ -374,6 +374,7 @@ def with_numbers(n: int, name: str, count: int) -> dict[str, Any]:
     return {"n": n, name: numbers.tolist() if name == "values" else numbers}
 
 
+@databases.either
 def test_the_measure_of_the_loop_sees_what_holds_it_up() -> None:
     """A tenth of a second on the loop itself is no noise."""
 
@@ -388,6 +389,7 @@ def test_the_measure_of_the_loop_sees_what_holds_it_up() -> None:
     asyncio.run(main())
 
 
+@databases.either
 @pytest.mark.usefixtures("no_full_collections")
 @pytest.mark.parametrize("kind", [1, 2], ids=["sleeping", "computing"])
 def test_a_runner_of_a_second_does_not_hold_the_loop_up(kind: int) -> None:
@@ -428,6 +430,7 @@ def test_a_sweep_and_its_hits_do_not_hold_the_loop_up() -> None:
     asyncio.run(main())
 
 
+@databases.either
 @pytest.mark.usefixtures("no_full_collections")
 def test_file_operations_do_not_hold_the_loop_up() -> None:
     """A result that is a folder of many files: made, summed up, run again, and removed."""
@@ -446,6 +449,7 @@ def test_file_operations_do_not_hold_the_loop_up() -> None:
     asyncio.run(main())
 
 
+@databases.either
 @pytest.mark.usefixtures("no_full_collections")
 @pytest.mark.parametrize(("name", "count"), LARGE)
 def test_a_large_parameter_of_a_new_run_does_not_hold_the_loop_up(name: str, count: int) -> None:
@@ -459,6 +463,7 @@ def test_a_large_parameter_of_a_new_run_does_not_hold_the_loop_up(name: str, cou
     asyncio.run(main())
 
 
+@databases.either
 @pytest.mark.usefixtures("no_full_collections")
 @pytest.mark.parametrize(("name", "count"), LARGE)
 def test_a_hit_of_a_large_parameter_does_not_hold_the_loop_up(name: str, count: int) -> None:
@@ -473,6 +478,7 @@ def test_a_hit_of_a_large_parameter_does_not_hold_the_loop_up(name: str, count: 
     asyncio.run(main())
 
 
+@databases.either
 @pytest.mark.usefixtures("no_full_collections")
 @pytest.mark.parametrize(("name", "count"), LARGE)
 def test_a_large_parameter_of_a_re_run_does_not_hold_the_loop_up(name: str, count: int) -> None:
@@ -487,6 +493,7 @@ def test_a_large_parameter_of_a_re_run_does_not_hold_the_loop_up(name: str, coun
     asyncio.run(main())
 
 
+@databases.either
 @pytest.mark.usefixtures("no_full_collections")
 @pytest.mark.parametrize(("name", "count"), LARGE)
 def test_a_large_parameter_of_a_failing_run_does_not_hold_the_loop_up(

@@ -178,6 +178,7 @@ _RUNNERS = {
 _ONE, _MANY = "run_or_retrieve({'n': 1})", "sweep([{'n': 1}, {'n': 9}])"
 
 
+@databases.either
 @pytest.mark.parametrize(
     ("doing", "call"), [*((doing, _ONE) for doing in _RUNNERS), ("busy", _MANY), ("nested", _MANY)]
 )
@@ -452,6 +453,7 @@ say("done", slow)
 """
 
 
+@databases.either
 @pytest.mark.parametrize("kind", ["caller", "thread"])
 @pytest.mark.parametrize(
     ("seed", "rounds"),
@@ -523,6 +525,7 @@ def _counting(count: int) -> tuple[Callable[..., Any], Callable[..., Any], Calla
     return runner, async_runner, lambda: most
 
 
+@databases.either
 @pytest.mark.parametrize("kind", ["store-threads", "async-threads", "async-loop", "store-loop"])
 @pytest.mark.parametrize("workers", [1, 3, None])
 def test_as_many_runners_at_once_as_there_are_workers(

@@ -69,6 +69,7 @@ say(store.run_or_retrieve({"n": 3}).n, len(store.sweep([{"n": 3}, {"n": 4}])), c
     assert seconds < 3
 
 
+@databases.either
 @pytest.mark.parametrize("executor", ["caller", "thread"])
 def test_a_script_may_drop_its_store_while_a_thread_still_uses_it(executor: str) -> None:
     """At the interpreter's exit, a daemon of the user's is in the middle of a call."""
@@ -512,6 +513,7 @@ def test_a_sweep_takes_an_async_iterable(make_store: Callable[..., Any]) -> None
     assert [record.n for record in make_store().sweep(sets())] == [0, 1, 2]
 
 
+@databases.either
 def test_a_call_costs_its_thread_little(make_store: Callable[..., Any]) -> None:
     """A waiting thread sleeps: it does not poll."""
     begun, go_on = threading.Event(), threading.Event()

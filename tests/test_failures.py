@@ -333,6 +333,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@databases.either
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
 @pytest.mark.parametrize("method", ["sweep", "as_completed"])
 def test_an_option_that_cannot_work_is_refused_before_anything_is_read(
@@ -472,6 +473,7 @@ def test_two_sweeps_may_share_an_executor_that_one_of_them_leaves() -> None:
     asyncio.run(main())
 
 
+@databases.either
 @pytest.mark.parametrize("settings", [{"max_workers": 4}, {"executor": "caller", "max_workers": 2}])
 def test_more_workers_than_the_calling_thread_is_are_refused(
     make_store: Callable[..., Any], settings: dict[str, Any]

@@ -83,6 +83,7 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@databases.either
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_result_that_is_not_what_it_was_is_a_miss(
@@ -193,6 +194,7 @@ def test_a_moved_folder_is_found_under_its_new_name(make_store: Callable[..., An
         copied.run_or_retrieve({"n": 0})
 
 
+@databases.either
 @pytest.mark.parametrize(
     "spelled",
     [
@@ -500,6 +502,7 @@ def test_a_planted_link_in_the_private_corner_is_an_error(
     assert content(store.run_or_retrieve({"n": 3})) == [3.0, 0.5]
 
 
+@databases.either
 @pytest.mark.parametrize(
     "id",
     [
@@ -548,6 +551,7 @@ def test_an_id_that_could_leave_the_folder_is_refused(
     assert sorted({*os.listdir(folder)} - {databases.PATH}) == ["made.npy", "results"]
 
 
+@databases.either
 @pytest.mark.parametrize("id", ["a.files", "a.1", "a..", "A-_.9", "x" * 64, "con", "a.npy"])
 @pytest.mark.parametrize("suffix", [".npy", ".tar.gz", "_out", ""])
 def test_an_odd_id_names_its_own_file_and_no_other(

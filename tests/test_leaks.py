@@ -28,6 +28,7 @@ class Big:
     """What is worth its memory."""
 
 
+@databases.either
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_run_keeps_nothing_of_its_caller(
     make_store: Callable[..., Any], kind: str

@@ -68,6 +68,7 @@ def test_a_bad_set_is_named_by_its_position(store: Any) -> None:
         store.sweep([{"n": 1}, 5])
 
 
+@databases.either
 def test_an_input_that_raises_half_way_keeps_what_ran(make_store: Callable[..., Any]) -> None:
     """The error goes through, and what ran before is stored."""
     store = make_store()
@@ -99,6 +100,7 @@ def test_an_async_iterable_is_an_input() -> None:
     assert asyncio.run(main()) == [3, 1]
 
 
+@databases.either
 @pytest.mark.parametrize("kind", ["store", "store-threads", "async-threads", "async-loop"])
 def test_after_a_failure_nothing_more_is_started(kind: str, make_store: Callable[..., Any]) -> None:
     """What is at work ends and is kept; the runner's own exception is raised."""

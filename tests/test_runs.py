@@ -109,6 +109,7 @@ def beside(params: dict[str, Any], name: str) -> Path:
     return Path(params["result_file"]).with_name(name)
 
 
+@databases.either
 def test_a_run_writes_into_a_stage_of_its_own(store_of: Callable[..., Any], folder: Path) -> None:
     """An empty folder on the same file system; an absolute path that ends as the final one."""
     seen: list[dict[str, Any]] = []
@@ -172,6 +173,7 @@ def test_what_the_runner_does_to_its_params_changes_nothing(store_of: Callable[.
         assert (seen.n, seen.cfg, seen.grid) == (3, {"deep": {"x": 1}}, [1.0])
 
 
+@databases.either
 def test_the_runners_return_value_is_ignored(store_of: Callable[..., Any]) -> None:
     """Whatever it is."""
 
@@ -265,6 +267,7 @@ def test_a_reader_never_sees_a_result_that_is_missing_or_half_new(
     assert all(len(found) <= 1 for found in seen)
 
 
+@databases.either
 def test_companions_come_and_go_with_the_result(store_of: Callable[..., Any]) -> None:
     """Other files of the runner's lie in ``<id>.files/``; a re-run replaces them."""
     left: dict[str, bytes] = {}
@@ -376,6 +379,7 @@ def leave_no_stage(params: dict[str, Any]) -> None:
     Path(params["result_file"]).parent.rmdir()
 
 
+@databases.either
 @pytest.mark.parametrize(
     ("leave", "suffix", "message"),
     [
@@ -490,6 +494,7 @@ EXIT = (SystemExit("enough"), r"called sys\.exit\('enough'\)")
 INTERRUPT = (KeyboardInterrupt(), r"raised KeyboardInterrupt\(\)")
 
 
+@databases.either
 @pytest.mark.parametrize(
     ("kind", "interrupt", "message"),
     [
@@ -581,6 +586,7 @@ class SlowToCopy:
         return self
 
 
+@databases.either
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
 def test_elapsed_seconds_covers_the_runner_alone(is_async: bool) -> None:
     """Neither the copy of the params before it, nor the check of the result after it."""
@@ -607,6 +613,7 @@ def test_elapsed_seconds_covers_the_runner_alone(is_async: bool) -> None:
     assert outcome.elapsed_seconds < whole / 2
 
 
+@databases.either
 def test_elapsed_seconds_is_what_the_runner_took(store_of: Callable[..., Any]) -> None:
     """Measured by the runner itself; of a re-run, it is the new one's."""
     took: list[float] = []

@@ -571,6 +571,7 @@ class Nested:
         simulate(params)
 
 
+@databases.either
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [0, 2, 1]])
 def test_a_runner_may_ask_for_another_set_of_its_own_sweep(
     kind: str, make_store: Callable[..., Any], order: list[int]
@@ -594,6 +595,7 @@ def test_a_runner_may_ask_many_levels_deep(kind: str, make_store: Callable[..., 
     assert calls() == deep + 1
 
 
+@databases.either
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("workers", [1, 2])
 def test_runs_that_need_one_another_in_no_circle_all_end(

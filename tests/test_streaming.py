@@ -56,6 +56,7 @@ def test_an_empty_input_has_no_records(store: Any) -> None:
     assert list(store.as_completed([])) == []
 
 
+@databases.either
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_endless_input_is_read_only_as_fast_as_records_are_taken(
     kind: str, make_store: Callable[..., Any]
@@ -202,6 +203,7 @@ def test_leaving_early_leaves_nothing_behind(folder: Path) -> None:
     assert not list((folder / "results/.entropic/staging").iterdir())
 
 
+@databases.either
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_forgotten_stream_is_left_when_it_is_collected(
     kind: str, make_store: Callable[..., Any], folder: Path
