@@ -7,10 +7,10 @@ server comes with the development dependencies, and is started once for each tes
 
 import asyncio
 import atexit
-import itertools
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -67,7 +67,7 @@ class Place(Protocol):
         ...
 
     def clear(self) -> None:
-        """Drop all that is in it; nobody else is connected."""
+        """Drop all that is in it."""
         ...
 
     def asking(self) -> AbstractContextManager[Callable[[str], list[Any]]]:
@@ -192,8 +192,16 @@ class PostgreSQL:
         return self.url
 
     def clear(self) -> None:
-        """Drop all that is in it; nobody else is connected."""
-        self.change("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        """Drop all that is in it, whoever is still connected."""
+        _execute(
+            self.url,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            "DO $$ DECLARE name text; BEGIN FOR name IN SELECT nspname FROM pg_namespace"
+            r" WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema'"
+            " LOOP EXECUTE format('DROP SCHEMA %I CASCADE', name); END LOOP; END $$;"
+            " CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC",
+        )
 
     @contextmanager
     def asking(self) -> Iterator[Callable[[str], list[Any]]]:
@@ -275,6 +283,9 @@ def made(name: str) -> Iterator[Place]:
     try:
         yield _current
     finally:
+        if _current.url in _used:
+            _used.remove(_current.url)
+            _free.append(_current.url)
         _current = before
 
 
@@ -283,41 +294,34 @@ def _new(name: str) -> Place:
         return SQLiteFile()
     if name == "memory":
         return Memory()
-    if not _ready:
-        _make_ready()
-    server = sa.make_url(server_url())
-    _used.append(_ready.pop())
-    return PostgreSQL(server.set(database=_used[-1]).render_as_string(hide_password=False))
+    if not _free:
+        _make_some()
+    place = PostgreSQL(_free.popleft())
+    _used.append(place.url)
+    place.clear()
+    return place
 
 
-# Databases are made, and dropped, some at a time: connecting takes longer than that.
-_ready: list[str] = []
+# Making a database takes long, emptying one does not. What a test has left to itself had better be
+# gone before its database has its next turn.
+_free: deque[str] = deque()
 _used: list[str] = []
-_numbers = itertools.count()
 
 
-def _make_ready() -> None:
-    names = [f"entropic_test_{os.getpid()}_{next(_numbers)}" for _ in range(10)]
-    _execute(
-        server_url(),
-        *_dropping(_used),
-        *(f"CREATE DATABASE {name} STRATEGY FILE_COPY" for name in names),
-    )
-    _used.clear()
-    _ready.extend(names)
+def _make_some() -> None:
+    server = sa.make_url(server_url())
+    names = [f"entropic_test_{os.getpid()}_{len(_used) + n}" for n in range(4)]
+    _execute(server_url(), *(f"CREATE DATABASE {name} STRATEGY FILE_COPY" for name in names))
+    _free.extend(server.set(database=name).render_as_string(hide_password=False) for name in names)
 
 
 def drop_all() -> None:
     """Leave none of them on the server."""
-    if names := _ready + _used:
-        _execute(server_url(), *_dropping(names))
-        _ready.clear()
+    if names := [sa.make_url(url).database for url in (*_free, *_used)]:
+        # Killed processes may still be connected.
+        _execute(server_url(), *(f"DROP DATABASE {name} WITH (FORCE)" for name in names))
+        _free.clear()
         _used.clear()
-
-
-def _dropping(names: Sequence[str]) -> Iterator[str]:
-    # Killed processes may still be connected.
-    return (f"DROP DATABASE {name} WITH (FORCE)" for name in names)
 
 
 def _execute(url: str, *statements: str) -> None:
