@@ -13,12 +13,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
 import pytest
 import sqlalchemy as sa
+
+from entropic.database import Database, Statement
+from entropic.identity import Identity
+from entropic.ledger.statements import Statements, statements
 
 PATH = "runs.sqlite3"
 
@@ -273,6 +278,18 @@ def ask(sql: str, patience: float = 5) -> list[Any]:
 def change(sql: str) -> None:
     """What another program writes to it."""
     _current.change(sql)
+
+
+def compiled(database: Database, element: sa.sql.ClauseElement) -> Statement:
+    """A statement for an open database."""
+    return Statement(element, database.compiler, database.dialect)
+
+
+def statements_of(database: Database, identity: Identity) -> dict[str, Statement]:
+    """All that the ledger executes."""
+    all_of_them = statements(database, identity)
+    names = [name for name, v in vars(Statements).items() if isinstance(v, cached_property)]
+    return {name: getattr(all_of_them, name) for name in names}
 
 
 @contextmanager

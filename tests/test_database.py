@@ -30,6 +30,7 @@ from entropic.errors import (
     SettingsError,
     StoreClosedError,
 )
+from tests import databases
 from tests.outsiders import (
     READING,
     ask,
@@ -81,8 +82,10 @@ def counted() -> Any:
 
 async def increment(database: Database) -> None:
     """Read the counter, give others their turn, and write it: what loses updates if not locked."""
-    read = database.statement(sa.select(counters.c.n))
-    write = database.statement(sa.update(counters).values(n=sa.bindparam("b_n", type_=sa.Integer)))
+    read = databases.compiled(database, sa.select(counters.c.n))
+    write = databases.compiled(
+        database, sa.update(counters).values(n=sa.bindparam("b_n", type_=sa.Integer))
+    )
 
     async def work(transaction: Transaction) -> None:
         ((n,),) = await transaction.fetch(read)
@@ -94,7 +97,7 @@ async def increment(database: Database) -> None:
 
 async def count(database: Database) -> Any:
     """The counter, by a read."""
-    return (await database.read(database.statement(sa.select(counters.c.n))))[0][0]
+    return (await database.read(databases.compiled(database, sa.select(counters.c.n))))[0][0]
 
 
 def make_store(**settings: Any) -> AsyncStore[Point]:
@@ -668,7 +671,7 @@ async def test_a_write_that_has_begun_is_carried_to_its_end(counter: None) -> No
     """A cancelled call ends with it, not before: it may be giving results their names."""
     async with opened() as database:
         began, go_on = asyncio.Event(), asyncio.Event()
-        update = database.statement(sa.update(counters).values(n=counters.c.n + 1))
+        update = databases.compiled(database, sa.update(counters).values(n=counters.c.n + 1))
 
         async def work(transaction: Transaction) -> None:
             began.set()
@@ -693,8 +696,8 @@ async def test_a_read_sees_no_half_done_write_of_a_shared_connection() -> None:
     async with opened("sqlite://") as database:
         await database.write(lambda t: t.run_sync(counters.create))
         began, go_on = asyncio.Event(), asyncio.Event()
-        insert = database.statement(sa.insert(counters).values(n=1))
-        update = database.statement(sa.update(counters).values(n=2))
+        insert = databases.compiled(database, sa.insert(counters).values(n=1))
+        update = databases.compiled(database, sa.update(counters).values(n=2))
 
         async def work(transaction: Transaction) -> None:
             await transaction.fetch(insert)
@@ -715,7 +718,7 @@ async def test_closing_lets_a_write_end_first(counter: None) -> None:
     """What is under way is committed whole; what comes later is told that it is too late."""
     async with opened() as database:
         began, go_on = asyncio.Event(), asyncio.Event()
-        update = database.statement(sa.update(counters).values(n=counters.c.n + 1))
+        update = databases.compiled(database, sa.update(counters).values(n=counters.c.n + 1))
 
         async def work(transaction: Transaction) -> None:
             await transaction.fetch(update)

@@ -20,7 +20,6 @@ from entropic.database import Database
 from entropic.errors import EntropicError, IdConflictError, ResultsDirError
 from entropic.identity import Identity, ParameterSet
 from entropic.ledger import Entry, Finished, Ledger, Published, Result
-from entropic.ledger.statements import Statements
 from entropic.schema import open_schema
 from tests import databases
 from tests.models import model
@@ -555,7 +554,7 @@ async def test_a_hundred_thousand_ids_are_looked_up_in_one_statement(
 async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
     """None of them reads the whole of a table, whatever the planner has learned of it."""
     async with driven() as it:
-        statements = vars(Statements(it.database, it.identity))
+        statements = databases.statements_of(it.database, it.identity)
     fill(1000)
     if analyzed:
         databases.change("ANALYZE")
@@ -593,7 +592,7 @@ async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
 async def test_statements_find_their_rows_by_an_index_on_postgresql(analyzed: bool) -> None:
     """Whatever they are given; but for those that list all there is of a kind."""
     async with driven() as it:
-        statements = vars(Statements(it.database, it.identity))
+        statements = databases.statements_of(it.database, it.identity)
     fill(20_000)
     if analyzed:
         databases.change("ANALYZE")

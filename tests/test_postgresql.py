@@ -102,7 +102,7 @@ async def test_a_connection_lost_under_a_look_up_is_made_anew() -> None:
     """The statement is asked again."""
     async with opened() as database:
         sql = "SELECT n FROM counters WHERE (SELECT pg_sleep(0.5)) IS NOT NULL"
-        statement = database.statement(sa.text(sql).columns(n=sa.Integer))
+        statement = databases.compiled(database, sa.text(sql).columns(n=sa.Integer))
         asking = asyncio.create_task(database.read(statement))
         await until(lambda: terminate("query LIKE '%pg_sleep(0.5)%'") > 0)
         assert await asking == [(0,)]
@@ -118,7 +118,7 @@ async def test_a_transaction_whose_connection_is_lost_is_done_again() -> None:
     log: list[str] = []
 
     async with opened() as database:
-        statement = database.statement(increase)
+        statement = databases.compiled(database, increase)
 
         async def work(transaction: Transaction) -> None:
             await transaction.fetch(statement)
@@ -156,7 +156,7 @@ async def test_the_outcome_of_a_commit_that_was_cut_off_is_read_back(
     monkeypatch.setattr(PostgreSQLSession, "commit", cut_off)
     did: list[int] = []
     async with opened() as database:
-        statement = database.statement(increase)
+        statement = databases.compiled(database, increase)
 
         async def work(transaction: Transaction) -> str:
             did.append(1)
@@ -339,7 +339,7 @@ async def test_transactions_in_each_others_way_are_done_again() -> None:
     databases.change("INSERT INTO pairs VALUES (1, 0), (2, 0)")
     async with opened() as database:
         steps = [
-            database.statement(sa.text(f"UPDATE pairs SET n = n + 1 WHERE id = {id}"))
+            databases.compiled(database, sa.text(f"UPDATE pairs SET n = n + 1 WHERE id = {id}"))
             for id in (1, 2)
         ]
         both = asyncio.Barrier(2)
@@ -392,7 +392,6 @@ async def test_a_store_uses_few_connections() -> None:
 async def test_no_look_up_reads_a_whole_table() -> None:
     """With a hundred thousand rows, every statement finds its own by an index."""
     from entropic.identity import Identity
-    from entropic.ledger.statements import Statements
 
     async with make_store() as store:
         await store.run_or_retrieve({"n": 0})
@@ -405,7 +404,7 @@ async def test_no_look_up_reads_a_whole_table() -> None:
     )
     database = Database(databases.url(), lock_timeout=5)
     await database.open()
-    statements = vars(Statements(database, Identity(Point)))
+    statements = databases.statements_of(database, Identity(Point))
     await database.aclose()
     for name, statement in statements.items():
         if name in ("registered", "failures"):

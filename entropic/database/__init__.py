@@ -88,9 +88,10 @@ class Database:
         """
         await to_the_end(self._close())
 
-    def statement(self, element: sa.sql.ClauseElement) -> Statement:
-        """Compile a statement for this database."""
-        return Statement(element, self._opened.dialect, self.dialect)
+    @property
+    def compiler(self) -> sa.Dialect:
+        """SQLAlchemy's dialect, as the engine has set it up."""
+        return self._opened.dialect
 
     async def prepare(self, is_new: bool) -> None:
         """Settle what belongs to the whole database, before its first transaction.

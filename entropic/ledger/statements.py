@@ -1,15 +1,18 @@
-"""The ledger's statements, in SQLAlchemy's Core; compiled once for a model in a database.
+"""The ledger's statements, in SQLAlchemy's Core; compiled once for a model in a kind of database.
 
 Bound names begin with ``b_``: SQLAlchemy keeps bare column names for itself.
 """
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
-from entropic.database import Database
+from entropic.database import Database, Dialect, Statement
 from entropic.identity import Identity
-from entropic.models import RESERVED, runs_table
+from entropic.models import RESERVED, Base, runs_table
 
 RUN: Final = runs_table.c
 RESULT_COLUMNS: Final = (
@@ -26,40 +29,236 @@ RESULT_COLUMNS: Final = (
 """What the bookkeeping knows of a result, in the order of the fields of ``Result``."""
 
 
-class Statements:
-    """The statements of one model."""
+def _compiled(build: Callable[["Statements"], sa.sql.ClauseElement]) -> Any:
+    """Have a statement compiled when it is first asked for."""
 
-    def __init__(self, database: Database, identity: Identity) -> None:
-        dialect = database.dialect
+    def compile_it(self: "Statements") -> Statement:
+        return Statement(build(self), self._compiler, self._dialect)
+
+    return cached_property(compile_it)
+
+
+class Statements:
+    """The statements of one model in one kind of database.
+
+    Args:
+        dialect: The kind of database.
+        compiler: SQLAlchemy's dialect, as an engine for it has set it up.
+        identity: The model's rules.
+    """
+
+    def __init__(self, dialect: Dialect, compiler: sa.Dialect, identity: Identity) -> None:
         attributes = sa.inspect(identity.model).columns
-        columns = {name: attributes[name] for name in (*RESERVED, *identity.parameters)}
-        table = columns["id"].table
-        keys = dialect.keys("b_ids")
-        is_live = RUN.owner.is_not(None) & (RUN.lease_expires > dialect.now)
-        self.look_up = database.statement(_look_up(keys, table, columns, is_live))
-        self.states = database.statement(_states(keys, is_live))
-        self.hold = database.statement(_hold(keys))
-        self.hold_rows = database.statement(
-            sa.select(table.c.id)
-            .where(table.c.id.in_(sa.select(keys.c.value)))
-            .order_by(table.c.id)
-            .with_for_update()
-        )
+        self._columns = {name: attributes[name] for name in (*RESERVED, *identity.parameters)}
+        self._table = self._columns["id"].table
+        self._dialect = dialect
+        self._compiler = compiler
+        self._keys = dialect.keys("b_ids")
+        self._expires = dialect.now + _bound("b_ttl", sa.Double())
+        self._is_live = RUN.owner.is_not(None) & (RUN.lease_expires > dialect.now)
         # A claim gets what is nobody's; to seize is to take it from whoever has it.
         gone = sa.select(dialect.keys("b_gone").c.value)
-        is_free = ~sa.func.coalesce(is_live, sa.false()) | RUN.owner.in_(gone)
-        insert = dialect.insert(runs_table)
-        expires = dialect.now + _bound("b_ttl", sa.Double())
-        self.claim = database.statement(_claim(insert, keys, expires, is_free))
-        self.seize = database.statement(_claim(insert, keys, expires, None))
-        self.renew = database.statement(_renew(keys, expires))
-        self.store = database.statement(_store(dialect.insert(table), columns))
-        self.settle = database.statement(_settle())
-        self.fail = database.statement(_fail(table))
-        self.failures = database.statement(_failures())
-        self.registered = database.statement(_registered())
-        self.delete = database.statement(sa.delete(table).where(table.c.id == _bound("b_id")))
-        self.bury = database.statement(_bury(dialect.insert(runs_table), is_free))
+        self._is_free = ~sa.func.coalesce(self._is_live, sa.false()) | RUN.owner.in_(gone)
+
+    @_compiled
+    def look_up(self) -> Any:
+        """For every id that is asked for, what there is: a row, bookkeeping, both or neither."""
+        key = self._keys.c.value
+        joined = self._keys.outerjoin(self._table, self._table.c.id == key).outerjoin(
+            runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key)
+        )
+        about = (RUN.token, RUN.published, self._is_live, *RESULT_COLUMNS)
+        return sa.select(key, *self._columns.values(), *about).select_from(joined)
+
+    @_compiled
+    def states(self) -> Any:
+        """How it is with each run that has bookkeeping."""
+        key = self._keys.c.value
+        joined = self._keys.join(runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key))
+        return sa.select(
+            key,
+            RUN.token,
+            RUN.published,
+            RUN.owner,
+            self._is_live,
+            RUN.state,
+            RUN.attempts,
+            RUN.error,
+        ).select_from(joined)
+
+    @_compiled
+    def hold(self) -> Any:
+        """Bookkeeping that nobody else may write until the end of the transaction.
+
+        Here and below, SQLite's lock does so.
+        """
+        return sa.select(RUN.id).where(self._is_one()).order_by(RUN.id).with_for_update()
+
+    @_compiled
+    def hold_rows(self) -> Any:
+        """Rows that nobody else may write until the end of the transaction."""
+        id = self._table.c.id
+        is_one = id.in_(sa.select(self._keys.c.value))
+        return sa.select(id).where(is_one).order_by(id).with_for_update()
+
+    @_compiled
+    def claim(self) -> Any:
+        """A new owner, with the next token and a new lease, for every id that is free."""
+        return self._claim(self._is_free)
+
+    @_compiled
+    def seize(self) -> Any:
+        """The same for every id, whoever has it."""
+        return self._claim(None)
+
+    @_compiled
+    def renew(self) -> Any:
+        """A new lease for those of the ids that are still the owner's.
+
+        Not for those that a transaction holds: it is about to end the claim, or to give it to
+        another.
+        """
+        is_ours = self._is_one() & (RUN.owner == _bound("b_owner"))
+        free = sa.select(RUN.id).where(is_ours).with_for_update(skip_locked=True)
+        renewed = sa.update(runs_table).where(is_ours, RUN.id.in_(free))
+        return renewed.values(lease_expires=self._expires)
+
+    @_compiled
+    def store(self) -> Any:
+        """A row; one that is there already keeps its created_at."""
+        insert = self._dialect.insert(self._table)
+        columns = self._columns
+        values = {c.name: _bound(f"b_{name}", c.type) for name, c in columns.items()}
+        replaced = {c.name: insert.excluded[c.name] for c in columns.values()}
+        del replaced["id"], replaced["created_at"]
+        return insert.values(values).on_conflict_do_update(index_elements=["id"], set_=replaced)
+
+    @_compiled
+    def settle(self) -> Any:
+        """A run that is stored now; a claim that is newer than it stays as it is."""
+        is_last = RUN.token == _bound("b_token", RUN.token.type)
+        values = {column.name: _bound(f"b_{column.name}", column.type) for column in RESULT_COLUMNS}
+        return (
+            sa.update(runs_table)
+            .where(_is_this_run())
+            .values(
+                state=sa.case((is_last, "done"), else_=RUN.state),
+                owner=sa.case((is_last, sa.null()), else_=RUN.owner),
+                lease_expires=sa.case((is_last, sa.null()), else_=RUN.lease_expires),
+                published=_bound("b_token", RUN.published.type),
+                error=sa.null(),
+                **values,
+            )
+        )
+
+    @_compiled
+    def fail(self) -> Any:
+        """A claim given back; an earlier result of the run stays what it was."""
+        is_stored = sa.exists().where(self._table.c.id == _bound("b_id"))
+        # What is settled has not failed, whatever its owner was told of its commit.
+        is_open = RUN.published < RUN.token
+        return (
+            sa.update(runs_table)
+            .where(_is_this_run(), RUN.token == _bound("b_token", RUN.token.type), is_open)
+            .values(
+                state=sa.case((is_stored, "done"), else_=_bound("b_state")),
+                owner=sa.null(),
+                lease_expires=sa.null(),
+                error=_bound("b_error", RUN.error.type),
+            )
+        )
+
+    @_compiled
+    def failures(self) -> Any:
+        """What has failed, and not succeeded since."""
+        has_failed = (RUN.model == _bound("b_model")) & RUN.error.is_not(None)
+        return sa.select(RUN.id, RUN.attempts, RUN.error).where(has_failed).order_by(RUN.id)
+
+    @_compiled
+    def registered(self) -> Any:
+        """The paths that were registered."""
+        path = RUN.registered_path
+        is_registered = (RUN.model == _bound("b_model")) & path.is_not(None)
+        return sa.select(path).where(is_registered).order_by(RUN.id)
+
+    @_compiled
+    def delete(self) -> Any:
+        """A row goes."""
+        return sa.delete(self._table).where(self._table.c.id == _bound("b_id"))
+
+    @_compiled
+    def bury(self) -> Any:
+        """What stays of a deleted run: its tokens, all of them settled, and the name it had."""
+        insert, is_free = self._dialect.insert(runs_table), self._is_free
+        return insert.values(
+            model=_bound("b_model"),
+            id=_bound("b_id"),
+            state="deleted",
+            token=0,
+            published=0,
+            attempts=0,
+            folder=_bound("b_folder"),
+            result_name=_bound("b_result_name"),
+        ).on_conflict_do_update(
+            index_elements=["model", "id"],
+            set_={
+                "state": sa.case((is_free, "deleted"), else_=RUN.state),
+                # A run that is under way has not been deleted, and may still be stored.
+                "published": sa.case((is_free, RUN.token), else_=RUN.token - 1),
+                "owner": sa.case((is_free, sa.null()), else_=RUN.owner),
+                "lease_expires": sa.case((is_free, sa.null()), else_=RUN.lease_expires),
+                "folder": insert.excluded.folder,
+                "result_name": insert.excluded.result_name,
+                "registered_path": sa.null(),
+                "error": sa.null(),
+            },
+        )
+
+    def _claim(self, is_free: sa.ColumnElement[bool] | None) -> Any:
+        insert = self._dialect.insert(runs_table)
+        first = sa.select(
+            _bound("b_model"),
+            self._keys.c.value,
+            sa.literal_column("'running'"),
+            sa.literal_column("1"),
+            sa.literal_column("0"),
+            sa.literal_column("1"),
+            _bound("b_owner"),
+            self._expires,
+        ).where(sa.true())  # without a WHERE, SQLite takes ON for the beginning of a join
+        names = ["model", "id", "state", "token", "published", "attempts", "owner", "lease_expires"]
+        return (
+            insert.from_select(names, first, include_defaults=False)
+            .on_conflict_do_update(
+                index_elements=["model", "id"],
+                set_={
+                    "state": "running",
+                    "token": RUN.token + 1,
+                    "attempts": RUN.attempts + 1,
+                    "owner": insert.excluded.owner,
+                    "lease_expires": insert.excluded.lease_expires,
+                },
+                where=is_free,
+            )
+            .returning(RUN.id, RUN.token, RUN.published)
+        )
+
+    def _is_one(self) -> sa.ColumnElement[bool]:
+        return (RUN.model == _bound("b_model")) & RUN.id.in_(sa.select(self._keys.c.value))
+
+
+# Compiling takes longer than all else that opening a store does. A model's columns do not change
+# once it is mapped, and how an engine sets its dialect up depends on the kind of database alone.
+_known: Final[WeakKeyDictionary[type[Base], dict[type[Dialect], Statements]]] = WeakKeyDictionary()
+
+
+def statements(database: Database, identity: Identity) -> Statements:
+    """The statements of a model in an open database."""
+    of_model = _known.setdefault(identity.model, {})
+    kind = type(database.dialect)
+    if kind not in of_model:
+        of_model[kind] = Statements(database.dialect, database.compiler, identity)
+    return of_model[kind]
 
 
 def _bound(name: str, kind: Any = None) -> sa.BindParameter[Any]:
@@ -68,168 +267,3 @@ def _bound(name: str, kind: Any = None) -> sa.BindParameter[Any]:
 
 def _is_this_run() -> sa.ColumnElement[bool]:
     return (RUN.model == _bound("b_model")) & (RUN.id == _bound("b_id"))
-
-
-def _look_up(
-    keys: sa.TableValuedAlias,
-    table: sa.FromClause,
-    columns: dict[str, sa.Column[Any]],
-    is_live: sa.ColumnElement[bool],
-) -> sa.Select[Any]:
-    """For every id that is asked for, what there is: a row, bookkeeping, both or neither."""
-    key = keys.c.value
-    joined = keys.outerjoin(table, table.c.id == key).outerjoin(
-        runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key)
-    )
-    return sa.select(
-        key,
-        *columns.values(),
-        RUN.token,
-        RUN.published,
-        is_live,
-        *RESULT_COLUMNS,
-    ).select_from(joined)
-
-
-def _states(keys: sa.TableValuedAlias, is_live: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """How it is with each run that has bookkeeping."""
-    key = keys.c.value
-    joined = keys.join(runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key))
-    about = (RUN.token, RUN.published, RUN.owner, is_live, RUN.state, RUN.attempts, RUN.error)
-    return sa.select(key, *about).select_from(joined)
-
-
-def _hold(keys: sa.TableValuedAlias) -> sa.Select[Any]:
-    """Rows that nobody else may write until the end of the transaction; SQLite's lock does so."""
-    is_one = (RUN.model == _bound("b_model")) & RUN.id.in_(sa.select(keys.c.value))
-    return sa.select(RUN.id).where(is_one).order_by(RUN.id).with_for_update()
-
-
-def _claim(
-    insert: Any,
-    keys: sa.TableValuedAlias,
-    expires: sa.ColumnElement[float],
-    is_free: sa.ColumnElement[bool] | None,
-) -> Any:
-    """A new owner, with the next token and a new lease, for every id that is free."""
-    first = sa.select(
-        _bound("b_model"),
-        keys.c.value,
-        sa.literal_column("'running'"),
-        sa.literal_column("1"),
-        sa.literal_column("0"),
-        sa.literal_column("1"),
-        _bound("b_owner"),
-        expires,
-    ).where(sa.true())  # without a WHERE, SQLite takes ON for the beginning of a join
-    names = ["model", "id", "state", "token", "published", "attempts", "owner", "lease_expires"]
-    return (
-        insert.from_select(names, first, include_defaults=False)
-        .on_conflict_do_update(
-            index_elements=["model", "id"],
-            set_={
-                "state": "running",
-                "token": RUN.token + 1,
-                "attempts": RUN.attempts + 1,
-                "owner": insert.excluded.owner,
-                "lease_expires": insert.excluded.lease_expires,
-            },
-            where=is_free,
-        )
-        .returning(RUN.id, RUN.token, RUN.published)
-    )
-
-
-def _renew(keys: sa.TableValuedAlias, expires: sa.ColumnElement[float]) -> sa.Update:
-    """A new lease for those of the ids that are still the owner's.
-
-    Not for those that a transaction holds: it is about to end the claim, or to give it to another.
-    """
-    is_ours = (
-        (RUN.model == _bound("b_model"))
-        & RUN.id.in_(sa.select(keys.c.value))
-        & (RUN.owner == _bound("b_owner"))
-    )
-    free = sa.select(RUN.id).where(is_ours).with_for_update(skip_locked=True)
-    return sa.update(runs_table).where(is_ours, RUN.id.in_(free)).values(lease_expires=expires)
-
-
-def _store(insert: Any, columns: dict[str, sa.Column[Any]]) -> Any:
-    """A row; one that is there already keeps its created_at."""
-    values = {c.name: _bound(f"b_{name}", c.type) for name, c in columns.items()}
-    replaced = {c.name: insert.excluded[c.name] for c in columns.values()}
-    del replaced["id"], replaced["created_at"]
-    return insert.values(values).on_conflict_do_update(index_elements=["id"], set_=replaced)
-
-
-def _settle() -> sa.Update:
-    """A run that is stored now; a claim that is newer than it stays as it is."""
-    is_last = RUN.token == _bound("b_token", RUN.token.type)
-    values = {column.name: _bound(f"b_{column.name}", column.type) for column in RESULT_COLUMNS}
-    return (
-        sa.update(runs_table)
-        .where(_is_this_run())
-        .values(
-            state=sa.case((is_last, "done"), else_=RUN.state),
-            owner=sa.case((is_last, sa.null()), else_=RUN.owner),
-            lease_expires=sa.case((is_last, sa.null()), else_=RUN.lease_expires),
-            published=_bound("b_token", RUN.published.type),
-            error=sa.null(),
-            **values,
-        )
-    )
-
-
-def _fail(table: sa.FromClause) -> sa.Update:
-    """A claim given back; an earlier result of the run stays what it was."""
-    is_stored = sa.exists().where(table.c.id == _bound("b_id"))
-    # What is settled has not failed, whatever its owner was told of its commit.
-    is_open = RUN.published < RUN.token
-    return (
-        sa.update(runs_table)
-        .where(_is_this_run(), RUN.token == _bound("b_token", RUN.token.type), is_open)
-        .values(
-            state=sa.case((is_stored, "done"), else_=_bound("b_state")),
-            owner=sa.null(),
-            lease_expires=sa.null(),
-            error=_bound("b_error", RUN.error.type),
-        )
-    )
-
-
-def _failures() -> sa.Select[Any]:
-    has_failed = (RUN.model == _bound("b_model")) & RUN.error.is_not(None)
-    return sa.select(RUN.id, RUN.attempts, RUN.error).where(has_failed).order_by(RUN.id)
-
-
-def _registered() -> sa.Select[Any]:
-    path = RUN.registered_path
-    is_registered = (RUN.model == _bound("b_model")) & path.is_not(None)
-    return sa.select(path).where(is_registered).order_by(RUN.id)
-
-
-def _bury(insert: Any, is_free: sa.ColumnElement[bool]) -> Any:
-    """What stays of a deleted run: its tokens, all of them settled, and the name it had."""
-    return insert.values(
-        model=_bound("b_model"),
-        id=_bound("b_id"),
-        state="deleted",
-        token=0,
-        published=0,
-        attempts=0,
-        folder=_bound("b_folder"),
-        result_name=_bound("b_result_name"),
-    ).on_conflict_do_update(
-        index_elements=["model", "id"],
-        set_={
-            "state": sa.case((is_free, "deleted"), else_=RUN.state),
-            # A run that is under way has not been deleted, and may still be stored.
-            "published": sa.case((is_free, RUN.token), else_=RUN.token - 1),
-            "owner": sa.case((is_free, sa.null()), else_=RUN.owner),
-            "lease_expires": sa.case((is_free, sa.null()), else_=RUN.lease_expires),
-            "folder": insert.excluded.folder,
-            "result_name": insert.excluded.result_name,
-            "registered_path": sa.null(),
-            "error": sa.null(),
-        },
-    )
