@@ -1,5 +1,6 @@
 """Python scripts in processes of their own, as a user starts them."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import databases
+from tests.forkserver import Forked, ForkServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,18 +71,23 @@ class Script:
         if not script.exists() or script.read_text() != PREAMBLE + source:
             script.write_text(PREAMBLE + source)
         self._errors = Path("stderr.txt" if name == "script" else f"{name}.stderr.txt")
+        environment = {
+            **ENVIRONMENT,
+            **({"PATH": os.environ["PATH"]} if prefix else {}),
+            "ENTROPIC_TEST_DB_URL": databases.url() if db_url is None else db_url,
+        }
+        self.process: subprocess.Popen[str] | Forked
         with self._errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                [*prefix, sys.executable, *options, str(script)],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env={
-                    **ENVIRONMENT,
-                    **({"PATH": os.environ["PATH"]} if prefix else {}),
-                    "ENTROPIC_TEST_DB_URL": databases.url() if db_url is None else db_url,
-                },
-            )
+            if prefix or options:
+                self.process = subprocess.Popen(
+                    [*prefix, sys.executable, *options, str(script)],
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    env=environment,
+                )
+            else:
+                self.process = _fork_server().run(script, errors, environment)
 
     def expect(self, *words: object) -> str:
         """Wait for its next line, which begins with these words; the rest of it."""
@@ -106,6 +113,11 @@ class Script:
     def errors(self) -> str:
         """What it has written to stderr."""
         return self._errors.read_text()
+
+
+@functools.cache
+def _fork_server() -> ForkServer:
+    return ForkServer(ENVIRONMENT)
 
 
 @contextmanager
