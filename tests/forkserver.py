@@ -74,10 +74,17 @@ class ForkServer:
             )
 
     def run(self, script: Path, stderr: IO[str], environment: Mapping[str, str]) -> Forked:
-        """Start a script in the current working directory."""
+        """Start a script in the current working directory, with this process's umask."""
         reading, writing = os.pipe()
         answers, theirs = socket.socketpair()
-        request = {"folder": os.getcwd(), "script": str(script), "environment": dict(environment)}
+        mask = os.umask(0)
+        os.umask(mask)
+        request = {
+            "script": str(script),
+            "folder": os.getcwd(),
+            "environment": dict(environment),
+            "umask": mask,
+        }
         with theirs, open(writing, "w"):
             fds = [theirs.fileno(), writing, stderr.fileno()]
             socket.send_fds(self._ours, [json.dumps(request).encode()], fds)
@@ -130,6 +137,7 @@ def _serve(requests: socket.socket) -> dict[str, Any]:
 def _become(request: Mapping[str, Any]) -> tuple[types.CodeType, dict[str, Any]]:
     """Set up what Python would have for a script; its code, and the namespace to run it in."""
     os.chdir(request["folder"])
+    os.umask(request["umask"])
     os.environ.clear()
     os.environ.update(request["environment"])
     script = Path(request["script"])

@@ -183,7 +183,7 @@ store.close()
 def run_scenario(setup: str) -> subprocess.CompletedProcess[str]:
     """Everything that can be told, in a program of its own."""
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-c", SCENARIO.format(setup=setup)],
+        [sys.executable, "-W", "always", "-c", SCENARIO.format(setup=setup)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
