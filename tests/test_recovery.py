@@ -210,11 +210,16 @@ def test_who_takes_a_dead_owners_run_over_takes_its_result(folder: Path) -> None
     check_whole()
 
 
-def test_a_rerun_killed_in_the_middle_of_publishing_is_retrieved(folder: Path) -> None:
-    """The old row does not fit the new result: what was finished is rolled forward at once."""
+@pytest.mark.parametrize("hours", [0, 1])
+def test_a_rerun_killed_in_the_middle_of_publishing_is_retrieved(folder: Path, hours: int) -> None:
+    """The old row does not fit the new result: what was finished is rolled forward at once.
+
+    Also where its lease has passed, so that nobody seems to be at it any more.
+    """
     with make() as store:
         store.run({"n": 0})
         crash("kill", "after publishing", again=True)
+        databases.change(f"UPDATE entropic_runs SET lease_expires = lease_expires - {3600 * hours}")
         record = store.retrieve({"n": 1})
         assert record is not None
         assert record.custom_data["by"] == "the first"

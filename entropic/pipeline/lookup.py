@@ -48,8 +48,12 @@ class Answer(Generic[R]):
         At first, also where nobody runs it: that may have begun and ended between the reading of
         the row and the look for its result.
         """
-        is_lost = self.entry.record is not None and self.record is None and self.error is None
-        return self.is_unsettled or (is_lost and looks == 0)
+        return self.is_unsettled or (self.is_lost and looks == 0)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is a row, and not the result that belongs to it."""
+        return self.entry.record is not None and self.record is None and self.error is None
 
 
 class Lookup(Generic[R]):
