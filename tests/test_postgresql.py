@@ -4,6 +4,7 @@ What a store promises on every database is tested where it is promised, on both.
 """
 
 import asyncio
+import functools
 import logging
 import math
 import pickle
@@ -31,9 +32,10 @@ from entropic import (
     Store,
     mapped_column,
 )
-from entropic.database import Database, Transaction
+from entropic.database import Database, Transaction, postgresql
 from tests import databases
 from tests.models import model
+from tests.outsiders import cancelled_at
 from tests.scripts import wait_for
 from tests.servers import PGBOUNCER, Bouncer, Server
 from tests.simulations import Point, calls, simulate
@@ -166,6 +168,61 @@ async def test_the_outcome_of_a_commit_that_was_cut_off_is_read_back(
         assert await database.write(work) == "done"
     assert databases.ask("SELECT n FROM counters") == [1]
     assert len(did) == (1 if is_late else 2)
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["the call", "the whole loop"])
+async def test_a_cancelled_reading_leaves_no_transaction(everything: bool) -> None:
+    """At whatever moment: the session is given back as it was taken, or is of no more use."""
+    async with opened() as database:
+        moment, in_time = 1, True
+        while in_time:
+            call = functools.partial(database.read_sync, lambda connection: None)
+            in_time = await cancelled_at(moment, call, everything=everything)
+            await until(databases.current().is_sound)
+            moment += 1
+        assert moment > 3
+        assert await database.read(database.statement(read)) == [(0,)]
+
+
+async def test_what_the_server_has_not_learned_is_told_at_once() -> None:
+    """Trying again would meet the same."""
+    async with opened() as database:
+        refused = database.statement(sa.text("CREATE INDEX mine ON counters USING hash (n, n)"))
+        with pytest.raises(DatabaseError, match="does not support multicolumn indexes"):
+            await database.write(lambda transaction: transaction.fetch(refused))
+
+
+async def test_a_role_that_may_only_read_reads() -> None:
+    """It opens, hits and misses; only what must be written fails, and says so."""
+    role = f"reader_{uuid.uuid4().hex[:8]}"
+    async with make_store() as owner:
+        record = await owner.run_or_retrieve({"n": 1})
+    databases.change(
+        f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    )
+    try:
+        async with make_store(db_url=_with_user(role, "x")) as store:
+            found = [await store.retrieve({"n": 1}), await store.run_or_retrieve({"n": 1})]
+            assert [hit and hit.id for hit in found] == [record.id, record.id]
+            assert await store.retrieve({"n": 2}) is None
+            for call in (store.run_or_retrieve({"n": 2}), store.delete({"n": 1})):
+                with pytest.raises(DatabaseError, match="does not let this role"):
+                    await call
+        assert calls() == 1
+    finally:
+        databases.change(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_a_settled_database_is_opened_without_the_lock_of_tables() -> None:
+    """However long somebody else holds it."""
+    async with make_store() as store:
+        await store.run_or_retrieve({"n": 1})
+    lock = f"SELECT pg_advisory_xact_lock({postgresql._TABLES_LOCK})"
+    with holding(lock):
+        async with make_store(lock_timeout=0.2) as store:
+            assert await store.retrieve({"n": 1}) is not None
+        with pytest.raises(DatabaseBusyError):
+            await make_store(lock_timeout=0.2, result_cls=model(n=int)).failures()
 
 
 async def test_an_outcome_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
