@@ -4,6 +4,7 @@ What a store promises on every database is tested where it is promised, on both.
 """
 
 import asyncio
+import enum
 import functools
 import logging
 import math
@@ -14,8 +15,9 @@ import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import sqlalchemy as sa
@@ -38,7 +40,7 @@ from tests.models import model
 from tests.outsiders import cancelled_at
 from tests.scripts import wait_for
 from tests.servers import PGBOUNCER, Bouncer, Server
-from tests.simulations import Point, calls, simulate
+from tests.simulations import Point, calls, mark_call, simulate
 
 pytestmark = pytest.mark.anyio
 
@@ -595,17 +597,87 @@ async def test_two_schemas_are_two_tables() -> None:
     ]
 
 
+def typed(kind: Any, column_type: Any) -> Any:
+    """An annotation with its type of column."""
+    return Annotated[kind, mapped_column(column_type)]
+
+
+class Mood(enum.Enum):
+    CALM = "calm"
+    TENSE = "tense"
+
+
+native = typed(Mood, sa.Enum(Mood))
+
+
 @pytest.mark.parametrize(
     ("kind", "found"),
-    [(int, "INTEGER"), (float, "REAL"), (str, "VARCHAR(5)")],
+    [
+        (int, "INTEGER"),
+        (float, "REAL"),
+        (str, "VARCHAR(5)"),
+        (str, "CHAR(5)"),
+        (datetime, "TIMESTAMP(3) WITH TIME ZONE"),
+        (dict[str, Any], "JSONB"),
+        (int, "BOOLEAN USING x > 0"),
+        (bool, "INTEGER USING x::integer"),
+        (str, "UUID USING x::uuid"),
+        (uuid.UUID, "VARCHAR"),
+        (Mood, "feeling USING x::feeling"),
+        (native, "feeling USING x::text::feeling"),
+        (native, "VARCHAR"),
+        (typed(list[int], sa.ARRAY(sa.BigInteger)), "INTEGER[]"),
+        (typed(list[str], sa.ARRAY(sa.String)), "UUID[] USING x::uuid[]"),
+        (typed(list[str], sa.ARRAY(sa.String)), "BYTEA USING NULL"),
+    ],
 )
 async def test_a_column_that_is_too_narrow_is_refused_at_once(kind: Any, found: str) -> None:
-    """The server would refuse, or round, a finished run."""
+    """The server would refuse, or change, what a finished run stores."""
     async with make_store(result_cls=model(x=kind)) as store:
         await store.failures()
+        assert await store.ddl() == ""
+    databases.change("CREATE TYPE feeling AS ENUM ('CALM')")
     databases.change(f"ALTER TABLE sims ALTER COLUMN x TYPE {found}")
-    with pytest.raises(SchemaError, match="widen it"):
+    with pytest.raises(SchemaError, match=r"sims\.x is .* widen it"):
         await make_store(result_cls=model(x=kind)).failures()
+
+
+async def test_a_column_that_is_wider_serves() -> None:
+    """More members, more characters."""
+    result_cls = model(x=native, y=typed(str, sa.String(5)), z=typed(int, sa.Integer))
+    async with make_store(result_cls=result_cls, runner=write) as store:
+        await store.run_or_retrieve({"x": "calm", "y": "y", "z": 1})
+    databases.change("ALTER TYPE mood ADD VALUE 'GLAD'")
+    databases.change("ALTER TABLE sims ALTER y TYPE TEXT, ALTER z TYPE BIGINT")
+    async with make_store(result_cls=result_cls, runner=write) as store:
+        for x in ("calm", "tense"):
+            record = await store.run_or_retrieve({"x": x, "y": "y", "z": 1})
+            assert record.x is Mood(x)
+    assert calls() == 2
+
+
+def write(params: dict[str, Any]) -> None:
+    """The smallest simulation."""
+    mark_call(params)
+    Path(params["result_file"]).write_text("x")
+
+
+@pytest.mark.parametrize("kind", [native, typed(list[Mood], sa.ARRAY(sa.Enum(Mood)))])
+async def test_a_native_enum_may_be_gained_by_ddl_or_by_itself(kind: Any) -> None:
+    """With its type."""
+    default = Mood.CALM if kind is native else [Mood.CALM]
+    gaining = lambda: model(n=int, x=(kind, mapped_column(default=default)))  # noqa: E731
+    for by_itself in (True, False):
+        databases.current().clear()
+        async with make_store(result_cls=model(n=int), runner=write) as store:
+            first = await store.run_or_retrieve({"n": 1})
+        if not by_itself:
+            script = await make_store(result_cls=gaining()).ddl()
+            assert "CREATE TYPE mood" in script
+            databases.change(script)
+        async with make_store(result_cls=gaining(), runner=write) as store:
+            assert await store.ddl() == ""
+            assert (await store.run_or_retrieve({"n": 1, "x": default})).id == first.id
 
 
 async def test_a_row_that_the_server_refuses_is_told_without_its_values() -> None:

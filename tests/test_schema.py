@@ -528,8 +528,12 @@ def test_a_text_is_no_json(before: Any, after: Any) -> None:
         pass
     refused(model(n=int, x=after), "sims.x is")
     databases.change("UPDATE entropic_models SET from_2x = true")
-    with opened(model(n=int, x=after)):
-        pass
+    if databases.current().name == "postgresql" and after is str:
+        refused(model(n=int, x=after), "sims.x is")  # it takes no other text
+        return
+    with opened(model(n=int, x=after)) as store:
+        record = store.run_or_retrieve({"n": 1, "x": "five"})
+        assert store.retrieve({"n": 1, "x": "five"}).created_at == record.created_at
 
 
 def test_a_column_may_refuse_null_from_now_on() -> None:

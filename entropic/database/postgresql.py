@@ -180,9 +180,11 @@ class PostgreSQL:
     async def prepare(self, session: Session, is_new: bool) -> None:
         """There is nothing to settle."""
 
-    @staticmethod
-    def reader(kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
+    @classmethod
+    def reader(cls, kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
         """How a column of a type is read: as the type says of what asyncpg returns."""
+        if isinstance(kind, sa.ARRAY) and not kind.as_tuple:
+            return _reader_of_each(cls.reader(kind.item_type, compiler))
         plain = kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
         if isinstance(plain, sa.JSON):  # which comes as text, as from most drivers
             compiler = DefaultDialect()
@@ -207,18 +209,29 @@ class PostgreSQL:
         """The value to bind for some keys."""
         return list(keys)
 
-    @staticmethod
-    def is_narrower(found: Any, wanted: sa.types.TypeEngine[Any]) -> bool:
-        """Whether it has fewer bits, digits or characters."""
+    @classmethod
+    def is_narrower(  # noqa: PLR0911  a table of types
+        cls, found: Any, wanted: sa.types.TypeEngine[Any]
+    ) -> bool:
+        """Whether it has fewer bits, digits, characters or members, or is of another kind."""
         if isinstance(wanted, sa.TypeDecorator):
             wanted = wanted.impl_instance
-        if isinstance(wanted, sa.Integer) and isinstance(found, sa.Integer):
-            return _bits(found) < _bits(wanted)
-        if isinstance(wanted, sa.Float) and isinstance(found, sa.Float):
-            return not isinstance(found, sa.Double)
-        if isinstance(wanted, sa.String) and isinstance(found, sa.String):
-            longest = found.length if not isinstance(found, sa.Enum) else None
-            return longest is not None and (wanted.length is None or wanted.length > longest)
+        if _is_of_another_kind(found, wanted):
+            return True
+        match wanted:
+            case sa.ARRAY():
+                return cls.is_narrower(found.item_type, wanted.item_type)
+            case sa.Enum() if _is_native_enum(wanted):
+                return not set(wanted.enums) <= set(found.enums)
+            case sa.Integer():
+                return _bits(found) < _bits(wanted)
+            case sa.Float():
+                return not isinstance(found, sa.Double)
+            case sa.DateTime():
+                return found.precision not in (None, _MICROSECOND_DIGITS)
+            case sa.String():
+                longest = found.length
+                return longest is not None and (wanted.length is None or wanted.length > longest)
         return False
 
     @staticmethod
@@ -339,6 +352,36 @@ def _original(error: BaseException) -> BaseException:
     return error
 
 
+def _is_of_another_kind(found: Any, wanted: Any) -> bool:
+    """Whether a column takes none of the other's values, or gives them back changed.
+
+    Some of these are one family to databases that keep them alike.
+    """
+    # JSONB rewrites numbers, and CHAR fills up with blanks. JSON may lie in a text.
+    if isinstance(found, postgresql.JSONB | sa.CHAR) or (
+        _family(found) is not _family(wanted)
+        and not (isinstance(found, sa.String) and isinstance(wanted, sa.JSON))
+    ):
+        return True
+    return _is_native_enum(found) != _is_native_enum(wanted)
+
+
+def _family(kind: Any) -> type | None:
+    return next((family for family in _FAMILIES if isinstance(kind, family)), None)
+
+
+_FAMILIES: Final[Sequence[type]] = (
+    *(sa.Boolean, sa.Integer, sa.Float, sa.DateTime, sa.Date),
+    *(sa.JSON, sa.Uuid, sa.ARRAY, sa.LargeBinary, sa.String),
+)
+
+_MICROSECOND_DIGITS: Final = 6
+
+
+def _is_native_enum(kind: Any) -> bool:
+    return isinstance(kind, sa.Enum) and kind.native_enum
+
+
 def _bits(kind: Any) -> int:
     return (
         16 if isinstance(kind, sa.SmallInteger) else 64 if isinstance(kind, sa.BigInteger) else 32
@@ -376,6 +419,17 @@ def _item_text(bound: Any) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _reader_of_each(item: Reader) -> Reader:
+    """Reads lists, of lists where there are several dimensions: asyncpg gives those."""
+    if item is None:
+        return None
+
+    def read(value: Any) -> Any:
+        return [read(one) for one in value] if isinstance(value, list) else item(value)
+
+    return lambda value: None if value is None else read(value)
 
 
 def _plain_uuid(value: Any) -> uuid.UUID | None:
