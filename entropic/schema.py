@@ -128,6 +128,9 @@ async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
             table.create(writer, checkfirst=False)
             return statements
         missing = _missing_columns(seen, identity, database.dialect)
+        types = [_new_type(connection, identity.parameters[name].column) for name in missing]
+        for kind in {kind.name: kind for kind in types if kind is not None}.values():
+            kind.create(writer, checkfirst=False)
         return statements + [
             _added_column(connection, database.dialect, table, identity, name) for name in missing
         ]
@@ -250,11 +253,22 @@ def _add_column(
 ) -> None:
     """Add the column of a parameter; rows that are there get the literal default."""
     column = identity.parameters[name].column
-    if isinstance(column.type, sa.Enum):  # a type of its own, on some databases
-        column.type.create(connection, checkfirst=True)
+    if (kind := _new_type(connection, column)) is not None:
+        kind.create(connection, checkfirst=False)
     # As the driver takes it: SQLAlchemy would look for parameters in the literal.
     connection.exec_driver_sql(_added_column(connection, dialect, table, identity, name))
     _logger.info("added the column %s.%s, which the model has gained", table.name, column.name)
+
+
+def _new_type(connection: sa.Connection, column: sa.Column[Any]) -> sa.Enum | None:
+    """The enum to make before a column of it, where those are types of the database."""
+    kind: Any = column.type
+    while isinstance(kind, sa.TypeDecorator | sa.ARRAY):
+        kind = kind.item_type if isinstance(kind, sa.ARRAY) else kind.impl_instance
+    has_type: Any = getattr(connection.dialect, "has_type", None)
+    if not (has_type and isinstance(kind, sa.Enum) and kind.native_enum):
+        return None
+    return None if has_type(connection, kind.name, schema=kind.schema) else kind
 
 
 def _added_column(
@@ -356,10 +370,10 @@ def _check_column(
         )
     if dialect.is_narrower(found["type"], column.type):
         raise SchemaError(
-            f"{table.name}.{column.name} is {found['type']} in the database, which cannot hold all"
-            f" values of {column.type!r}, so that it could refuse a finished run: widen it (ALTER"
-            f" TABLE {table.name} ALTER COLUMN {column.name} TYPE ...), or give the model another"
-            " __tablename__"
+            f"{table.name}.{column.name} is {found['type']} in the database, which does not hold"
+            f" all values of {column.type!r} as they are, so that it could refuse a finished run:"
+            f" widen it (ALTER TABLE {table.name} ALTER COLUMN {column.name} TYPE ...; for an"
+            " enum, ALTER TYPE ... ADD VALUE), or give the model another __tablename__"
         )
     if column.nullable and not found["nullable"]:
         raise SchemaError(

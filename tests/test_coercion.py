@@ -1,13 +1,16 @@
 """What each type of column takes, what it refuses, and what comes back from the database."""
 
+import asyncio
+import contextlib
 import enum
 import json
 import math
 import os
+import pickle
 import types
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -18,14 +21,25 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import (
+    ARRAY,
+    DOUBLE_PRECISION,
+    ENUM,
+    JSON,
+    JSONB,
+    TEXT,
+    TIMESTAMP,
+    UUID,
+)
 
+from entropic.database import Database, Transaction
 from entropic.errors import ModelError, ParamsError
 from entropic.identity import (
     Identity,
     canonical_id,
 )
 from entropic.models import ExactDecimal, NumpyArray, PathText, PlainJson
+from tests import databases
 from tests.columns import (
     DAY,
     KEY,
@@ -69,6 +83,8 @@ SPELLINGS: dict[str, tuple[Identity, Any, list[Any]]] = {
     "str": (column(str), "solid", [Phase.SOLID, np.str_("solid"), PurePosixPath("solid")]),
     "str, length": (column(str, sa.String(3)), "né\u0301", [np.str_("né\u0301")]),
     "str, text": (column(str, sa.Text), "a" * 5000, []),
+    "str, empty": (column(str), "", [np.str_("")]),
+    "str, odd": (column(str), "it's\n\\x 50% \U0001f9ea é", []),
     "Decimal": (
         column(Decimal),
         Decimal("0.1"),
@@ -97,6 +113,12 @@ SPELLINGS: dict[str, tuple[Identity, Any, list[Any]]] = {
         datetime(2026, 1, 31, tzinfo=UTC),
         [np.datetime64("2026-01-31"), "2026-01-31", datetime(2026, 1, 31)],
     ),
+    "date, first": (column(date), date.min, ["0001-01-01"]),
+    "date, last": (column(date), date.max, ["9999-12-31"]),
+    "datetime, first": (column(datetime), datetime.min.replace(tzinfo=UTC), [datetime.min]),
+    "datetime, last": (column(datetime), datetime.max.replace(tzinfo=UTC), [datetime.max]),
+    "datetime, naive, last": (column(datetime, sa.DateTime()), datetime.max, []),
+    "datetime, TIMESTAMP": (column(datetime, sa.TIMESTAMP(timezone=True)), NOON, [NAIVE]),
     "datetime, naive": (
         column(datetime, sa.DateTime()),
         NAIVE,
@@ -115,7 +137,12 @@ SPELLINGS: dict[str, tuple[Identity, Any, list[Any]]] = {
     "Enum, mixed: tuple": (column(Mixed), Mixed.PAIR, [(1, 2), [1, 2], np.array([1, 2])]),
     "Enum, mixed: date": (column(Mixed), Mixed.DAY, [DAY, "2026-01-31"]),
     "Literal": (column(Literal["euler", "rk4"]), "rk4", [np.str_("rk4")]),
-    "Enum of names": (column(str, sa.Enum("solid", "liquid")), "solid", [Phase.SOLID]),
+    "Enum, native": (column(Color, sa.Enum(Color)), Color.RED, ["red"]),
+    "Enum of names": (
+        column(str, sa.Enum("solid", "liquid", name="phase")),
+        "solid",
+        [Phase.SOLID],
+    ),
     "dict": (
         column(dict[str, Any]),
         {"a": [1, 2.5, None, "red", True], "b": {}},
@@ -195,40 +222,92 @@ def test_portable_values_are_taken_back(name: str) -> None:
     assert name == "PickleType" or is_same(again.values["x"], value)
 
 
-@pytest.fixture(scope="module")
-def memory() -> Iterator[sa.Connection]:
-    """A real SQLite database."""
-    engine = sa.create_engine("sqlite://")
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
+ReadBack = Callable[[Identity, Mapping[str, Any]], Any]
 
 
-def read_back(connection: sa.Connection, identity: Identity, values: Mapping[str, Any]) -> Any:
-    """The values as the database gives them back once they have been stored."""
+@pytest.fixture(scope="module", params=["memory", "postgresql"])
+def read_back(request: pytest.FixtureRequest) -> Iterator[ReadBack]:
+    """Stores values in each database, as the library does, and reads them again."""
+    with databases.made(request.param) as place, asyncio.Runner() as runner:
+        database = Database(place.url, lock_timeout=30)
+        runner.run(database.open())
+        yield lambda identity, values: runner.run(_there_and_back(database, identity, values))
+        runner.run(database.aclose())
+
+
+class UndoneError(Exception):
+    """Makes a transaction leave nothing behind, a table neither."""
+
+
+async def _there_and_back(
+    database: Database, identity: Identity, values: Mapping[str, Any]
+) -> dict[str, Any]:
     columns = {name: parameter.column for name, parameter in identity.parameters.items()}
     table = next(iter(columns.values())).table
-    stored = {columns[name].name: value for name, value in identity.stored(values).items()}
+    bound = {column.name: sa.bindparam(name, type_=column.type) for name, column in columns.items()}
     reserved = {"id": "a", "result_file": "a", "created_at": NOON, "custom_data": {}}
-    with connection.begin():
-        table.create(connection)
-        connection.execute(sa.insert(table).values(reserved | stored))
-        row = connection.execute(sa.select(*columns.values())).one()
-        table.drop(connection)
-    return dict(zip(columns, row, strict=True))
+    insert = database.statement(sa.insert(table).values(reserved | bound))
+    select = database.statement(sa.select(*columns.values()))
+    rows: list[tuple[Any, ...]] = []
+
+    async def work(transaction: Transaction) -> None:
+        await transaction.run_sync(table.create)
+        await transaction.execute_many(insert, [identity.stored(values)])
+        rows.extend(await transaction.fetch(select))
+        raise UndoneError
+
+    with contextlib.suppress(UndoneError):
+        await database.write(work)
+    return dict(zip(columns, rows[0], strict=True))
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
-def test_a_stored_value_reads_back_equal(name: str, memory: sa.Connection) -> None:
+def test_a_stored_value_reads_back_equal(name: str, read_back: ReadBack) -> None:
     """Same value, same type, same canonical form: a stored row is a hit."""
     identity, value, others = SPELLINGS[name]
-    for spelling in (value, *others):
+    for spelling in (value, *others[:3]):
         resolved = identity.resolve({"x": spelling})
-        stored = read_back(memory, identity, resolved.values)
+        stored = read_back(identity, resolved.values)
         assert identity.digest(stored) == resolved.digest
         assert identity.differences(resolved.values, stored) == []
-        if name != "datetime, aware":  # SQLite keeps no zone, and SQLAlchemy's own type adds none
-            assert is_same(stored["x"], resolved.values["x"])
+        assert is_same(stored["x"], resolved.values["x"])
+
+
+# What only PostgreSQL has: its rule, and the values of one column.
+ONLY_POSTGRESQL: dict[str, tuple[Identity, list[Any]]] = {
+    "integers": (column(list[int], sa.ARRAY(sa.BigInteger)), [[], [1], [2**63 - 1, -(2**63)]]),
+    "floats": (column(list[float], ARRAY(sa.Double())), [[0.1, 1e300, -math.inf, 5e-324]]),
+    "texts": (column(list[str], ARRAY(sa.String)), [["", "NULL", 'it\'s {"5%"},\\\n', "é"]]),
+    "bools": (column(list[bool], ARRAY(sa.Boolean)), [[True, False]]),
+    "dates": (column(list[date], ARRAY(sa.Date)), [[DAY, date.min]]),
+    "datetimes": (column(list[datetime], ARRAY(sa.DateTime(timezone=True))), [[NOON]]),
+    "UUIDs": (column(list[uuid.UUID], ARRAY(sa.Uuid)), [[KEY]]),
+    "enums": (column(list[Color], ARRAY(sa.Enum(Color))), [[Color.RED, Color.GREEN]]),
+    "JSON": (column(list[Any], ARRAY(sa.JSON)), [[{"a": 1e300}, [1, "x"], "5", 5]]),
+    "decimals": (column(list[Decimal], ARRAY(ExactDecimal())), [[Decimal("0.1"), Decimal(1)]]),
+    "grid": (column(list[Any], ARRAY(sa.Double(), dimensions=2)), [[[0.5, 1.0], [2.0, 3.0]], []]),
+    "ENUM": (column(Color, ENUM(Color)), [Color.RED]),
+    "UUID": (column(uuid.UUID, UUID(as_uuid=True)), [KEY]),
+    "JSON of PostgreSQL": (column(dict[str, Any], JSON()), [{"a": [1e300, "5", None]}, "5", 5]),
+    "DOUBLE_PRECISION": (column(float, DOUBLE_PRECISION()), [0.1, math.inf, 1.7e308]),
+    "TIMESTAMP": (column(datetime, TIMESTAMP(timezone=True)), [NOON]),
+    "TEXT": (column(str, TEXT()), ["A"]),
+}
+
+
+@pytest.mark.parametrize("read_back", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("name", ONLY_POSTGRESQL)
+def test_types_of_postgresql_read_back_equal(name: str, read_back: ReadBack) -> None:
+    """The same, also of what came through a sidecar."""
+    identity, values = ONLY_POSTGRESQL[name]
+    for value in values:
+        resolved = identity.resolve({"x": value})
+        stored = read_back(identity, resolved.values)
+        assert identity.digest(stored) == resolved.digest
+        assert is_same(stored["x"], value)
+        assert pickle.dumps(stored["x"]) == pickle.dumps(resolved.values["x"])
+        carried = json.loads(json.dumps(identity.portable(resolved.values)))
+        assert is_same(identity.resolve(carried).values["x"], value)
 
 
 LOSSY: list[tuple[Identity, Any, str]] = [
@@ -490,6 +569,9 @@ class Notional(enum.Enum):
         (str, (sa.CHAR(5),)),
         (float, (sa.REAL(),)),
         (float, (sa.Float(24),)),
+        (datetime, (TIMESTAMP(precision=3),)),
+        (datetime, (TIMESTAMP(timezone=True, precision=0),)),
+        (list[datetime], (ARRAY(TIMESTAMP(precision=0)),)),
         (enum.Enum, ()),
         (Twin, ()),
         (Opaque, ()),
@@ -599,13 +681,13 @@ def test_a_value_that_contains_itself_is_refused() -> None:
 
 
 @thoroughly
-def test_stored_sets_read_back_equal(examples: int, memory: sa.Connection) -> None:
+def test_stored_sets_read_back_equal(examples: int, read_back: ReadBack) -> None:
     """Whatever was resolved is a hit once it is in a database."""
     identity = fresh(Trial)
 
     def check(params: dict[str, Any]) -> None:
         resolved = identity.resolve(params)
-        stored = read_back(memory, identity, resolved.values)
+        stored = read_back(identity, resolved.values)
         assert identity.digest(stored) == resolved.digest
         assert identity.differences(resolved.values, stored) == []
 

@@ -4,6 +4,8 @@ What a store promises on every database is tested where it is promised, on both.
 """
 
 import asyncio
+import enum
+import functools
 import logging
 import math
 import pickle
@@ -13,8 +15,9 @@ import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import sqlalchemy as sa
@@ -31,12 +34,13 @@ from entropic import (
     Store,
     mapped_column,
 )
-from entropic.database import Database, Transaction
+from entropic.database import Database, Transaction, postgresql
 from tests import databases
 from tests.models import model
+from tests.outsiders import cancelled_at
 from tests.scripts import wait_for
 from tests.servers import PGBOUNCER, Bouncer, Server
-from tests.simulations import Point, calls, simulate
+from tests.simulations import Point, calls, mark_call, simulate
 
 pytestmark = pytest.mark.anyio
 
@@ -166,6 +170,61 @@ async def test_the_outcome_of_a_commit_that_was_cut_off_is_read_back(
         assert await database.write(work) == "done"
     assert databases.ask("SELECT n FROM counters") == [1]
     assert len(did) == (1 if is_late else 2)
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["the call", "the whole loop"])
+async def test_a_cancelled_reading_leaves_no_transaction(everything: bool) -> None:
+    """At whatever moment: the session is given back as it was taken, or is of no more use."""
+    async with opened() as database:
+        moment, in_time = 1, True
+        while in_time:
+            call = functools.partial(database.read_sync, lambda connection: None)
+            in_time = await cancelled_at(moment, call, everything=everything)
+            await until(databases.current().is_sound)
+            moment += 1
+        assert moment > 3
+        assert await database.read(database.statement(read)) == [(0,)]
+
+
+async def test_what_the_server_has_not_learned_is_told_at_once() -> None:
+    """Trying again would meet the same."""
+    async with opened() as database:
+        refused = database.statement(sa.text("CREATE INDEX mine ON counters USING hash (n, n)"))
+        with pytest.raises(DatabaseError, match="does not support multicolumn indexes"):
+            await database.write(lambda transaction: transaction.fetch(refused))
+
+
+async def test_a_role_that_may_only_read_reads() -> None:
+    """It opens, hits and misses; only what must be written fails, and says so."""
+    role = f"reader_{uuid.uuid4().hex[:8]}"
+    async with make_store() as owner:
+        record = await owner.run_or_retrieve({"n": 1})
+    databases.change(
+        f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    )
+    try:
+        async with make_store(db_url=_with_user(role, "x")) as store:
+            found = [await store.retrieve({"n": 1}), await store.run_or_retrieve({"n": 1})]
+            assert [hit and hit.id for hit in found] == [record.id, record.id]
+            assert await store.retrieve({"n": 2}) is None
+            for call in (store.run_or_retrieve({"n": 2}), store.delete({"n": 1})):
+                with pytest.raises(DatabaseError, match="does not let this role"):
+                    await call
+        assert calls() == 1
+    finally:
+        databases.change(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_a_settled_database_is_opened_without_the_lock_of_tables() -> None:
+    """However long somebody else holds it."""
+    async with make_store() as store:
+        await store.run_or_retrieve({"n": 1})
+    lock = f"SELECT pg_advisory_xact_lock({postgresql._TABLES_LOCK})"
+    with holding(lock):
+        async with make_store(lock_timeout=0.2) as store:
+            assert await store.retrieve({"n": 1}) is not None
+        with pytest.raises(DatabaseBusyError):
+            await make_store(lock_timeout=0.2, result_cls=model(n=int)).failures()
 
 
 async def test_an_outcome_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,17 +596,87 @@ async def test_two_schemas_are_two_tables() -> None:
     ]
 
 
+def typed(kind: Any, column_type: Any) -> Any:
+    """An annotation with its type of column."""
+    return Annotated[kind, mapped_column(column_type)]
+
+
+class Mood(enum.Enum):
+    CALM = "calm"
+    TENSE = "tense"
+
+
+native = typed(Mood, sa.Enum(Mood))
+
+
 @pytest.mark.parametrize(
     ("kind", "found"),
-    [(int, "INTEGER"), (float, "REAL"), (str, "VARCHAR(5)")],
+    [
+        (int, "INTEGER"),
+        (float, "REAL"),
+        (str, "VARCHAR(5)"),
+        (str, "CHAR(5)"),
+        (datetime, "TIMESTAMP(3) WITH TIME ZONE"),
+        (dict[str, Any], "JSONB"),
+        (int, "BOOLEAN USING x > 0"),
+        (bool, "INTEGER USING x::integer"),
+        (str, "UUID USING x::uuid"),
+        (uuid.UUID, "VARCHAR"),
+        (Mood, "feeling USING x::feeling"),
+        (native, "feeling USING x::text::feeling"),
+        (native, "VARCHAR"),
+        (typed(list[int], sa.ARRAY(sa.BigInteger)), "INTEGER[]"),
+        (typed(list[str], sa.ARRAY(sa.String)), "UUID[] USING x::uuid[]"),
+        (typed(list[str], sa.ARRAY(sa.String)), "BYTEA USING NULL"),
+    ],
 )
 async def test_a_column_that_is_too_narrow_is_refused_at_once(kind: Any, found: str) -> None:
-    """The server would refuse, or round, a finished run."""
+    """The server would refuse, or change, what a finished run stores."""
     async with make_store(result_cls=model(x=kind)) as store:
         await store.failures()
+        assert await store.ddl() == ""
+    databases.change("CREATE TYPE feeling AS ENUM ('CALM')")
     databases.change(f"ALTER TABLE sims ALTER COLUMN x TYPE {found}")
-    with pytest.raises(SchemaError, match="widen it"):
+    with pytest.raises(SchemaError, match=r"sims\.x is .* widen it"):
         await make_store(result_cls=model(x=kind)).failures()
+
+
+async def test_a_column_that_is_wider_serves() -> None:
+    """More members, more characters."""
+    result_cls = model(x=native, y=typed(str, sa.String(5)), z=typed(int, sa.Integer))
+    async with make_store(result_cls=result_cls, runner=write) as store:
+        await store.run_or_retrieve({"x": "calm", "y": "y", "z": 1})
+    databases.change("ALTER TYPE mood ADD VALUE 'GLAD'")
+    databases.change("ALTER TABLE sims ALTER y TYPE TEXT, ALTER z TYPE BIGINT")
+    async with make_store(result_cls=result_cls, runner=write) as store:
+        for x in ("calm", "tense"):
+            record = await store.run_or_retrieve({"x": x, "y": "y", "z": 1})
+            assert record.x is Mood(x)
+    assert calls() == 2
+
+
+def write(params: dict[str, Any]) -> None:
+    """The smallest simulation."""
+    mark_call(params)
+    Path(params["result_file"]).write_text("x")
+
+
+@pytest.mark.parametrize("kind", [native, typed(list[Mood], sa.ARRAY(sa.Enum(Mood)))])
+async def test_a_native_enum_may_be_gained_by_ddl_or_by_itself(kind: Any) -> None:
+    """With its type."""
+    default = Mood.CALM if kind is native else [Mood.CALM]
+    gaining = lambda: model(n=int, x=(kind, mapped_column(default=default)))  # noqa: E731
+    for by_itself in (True, False):
+        databases.current().clear()
+        async with make_store(result_cls=model(n=int), runner=write) as store:
+            first = await store.run_or_retrieve({"n": 1})
+        if not by_itself:
+            script = await make_store(result_cls=gaining()).ddl()
+            assert "CREATE TYPE mood" in script
+            databases.change(script)
+        async with make_store(result_cls=gaining(), runner=write) as store:
+            assert await store.ddl() == ""
+            assert (await store.run_or_retrieve({"n": 1, "x": default})).id == first.id
 
 
 async def test_a_row_that_the_server_refuses_is_told_without_its_values() -> None:

@@ -143,7 +143,7 @@ class Dialect(Protocol):
         ...
 
     def is_narrower(self, found: Any, wanted: sa.types.TypeEngine[Any]) -> bool:
-        """Whether a column as it was found refuses, or rounds, values of the type that is wanted.
+        """Whether a column as it was found refuses, or changes, values of the type that is wanted.
 
         Of the same family, as far as is known.
         """

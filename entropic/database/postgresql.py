@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -50,6 +51,8 @@ class PostgreSQLSession:
         self._driver = driver
         self._set_local = f"SET LOCAL lock_timeout = {_milliseconds(lock_timeout)}"
         self._is_pooled = is_pooled
+        # As far as we asked for: what asyncpg knows is older, once a statement was cancelled.
+        self._has_begun = False
 
     @property
     def is_usable(self) -> bool:
@@ -58,7 +61,7 @@ class PostgreSQLSession:
 
     async def fetch(self, sql: str, values: Sequence[Any]) -> Any:
         """Run a statement; its rows."""
-        if not self._is_pooled or self._driver.is_in_transaction():
+        if not self._is_pooled or self._has_begun:
             return await self._asked(self._driver.fetch(sql, *values))
         # Between a statement's parts PgBouncer may change the server, except in a transaction.
         await self.begin(Begin.READING)
@@ -73,6 +76,7 @@ class PostgreSQLSession:
 
     async def begin(self, kind: Begin) -> None:
         """Begin a transaction; one that changes tables waits for all others that do."""
+        self._has_begun = True
         await self._execute(f"{_BEGIN[kind]}; {self._set_local}")
         if kind is Begin.TABLES:
             await self._execute(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
@@ -81,14 +85,20 @@ class PostgreSQLSession:
         """Commit it, and tell whoever listens: in one go, as each costs a way to the server."""
         telling = "" if told is None else f"NOTIFY {_CHANNEL}, {_quoted(told)}; "
         await self._execute(f"{telling}COMMIT")
+        self._has_begun = False
 
     async def roll_back(self) -> None:
         """Undo what is not committed; a session that cannot is of no more use."""
+        if not self._has_begun or self._driver.is_closed():
+            return
         try:
-            if not self._driver.is_closed() and self._driver.is_in_transaction():
-                await self._execute("ROLLBACK")
+            await self._execute("ROLLBACK")
+            self._has_begun = False
         except Exception:
             self._driver.terminate()
+        except BaseException:
+            self._driver.terminate()
+            raise
 
     async def outcome_key(self) -> Any:
         """The number of the transaction under way."""
@@ -170,9 +180,11 @@ class PostgreSQL:
     async def prepare(self, session: Session, is_new: bool) -> None:
         """There is nothing to settle."""
 
-    @staticmethod
-    def reader(kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
+    @classmethod
+    def reader(cls, kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
         """How a column of a type is read: as the type says of what asyncpg returns."""
+        if isinstance(kind, sa.ARRAY) and not kind.as_tuple:
+            return _reader_of_each(cls.reader(kind.item_type, compiler))
         plain = kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
         if isinstance(plain, sa.JSON):  # which comes as text, as from most drivers
             compiler = DefaultDialect()
@@ -197,28 +209,37 @@ class PostgreSQL:
         """The value to bind for some keys."""
         return list(keys)
 
-    @staticmethod
-    def is_narrower(found: Any, wanted: sa.types.TypeEngine[Any]) -> bool:
-        """Whether it has fewer bits, digits or characters."""
+    @classmethod
+    def is_narrower(  # noqa: PLR0911  a table of types
+        cls, found: Any, wanted: sa.types.TypeEngine[Any]
+    ) -> bool:
+        """Whether it has fewer bits, digits, characters or members, or is of another kind."""
         if isinstance(wanted, sa.TypeDecorator):
             wanted = wanted.impl_instance
-        if isinstance(wanted, sa.Integer) and isinstance(found, sa.Integer):
-            return _bits(found) < _bits(wanted)
-        if isinstance(wanted, sa.Float) and isinstance(found, sa.Float):
-            return not isinstance(found, sa.Double)
-        if isinstance(wanted, sa.String) and isinstance(found, sa.String):
-            longest = found.length if not isinstance(found, sa.Enum) else None
-            return longest is not None and (wanted.length is None or wanted.length > longest)
+        if _is_of_another_kind(found, wanted):
+            return True
+        match wanted:
+            case sa.ARRAY():
+                return cls.is_narrower(found.item_type, wanted.item_type)
+            case sa.Enum() if _is_native_enum(wanted):
+                return not set(wanted.enums) <= set(found.enums)
+            case sa.Integer():
+                return _bits(found) < _bits(wanted)
+            case sa.Float():
+                return not isinstance(found, sa.Double)
+            case sa.DateTime():
+                return found.precision not in (None, _MICROSECOND_DIGITS)
+            case sa.String():
+                longest = found.length
+                return longest is not None and (wanted.length is None or wanted.length > longest)
         return False
 
     @staticmethod
     def literal(value: Any, kind: sa.types.TypeEngine[Any]) -> str:
         """A value as SQL text, for a column's default: what binding it would store."""
-        compiler = postgresql.dialect()  # type: ignore[no-untyped-call]
-        compiled = sa.literal(value, kind).compile(
-            dialect=compiler, compile_kwargs={"literal_binds": True}
-        )
-        return str(compiled)
+        compiler: sa.Dialect = asyncpg_dialect()  # type: ignore[no-untyped-call]
+        process = kind.dialect_impl(compiler).bind_processor(compiler)
+        return _quoted(_text(value if process is None else process(value)))
 
     @staticmethod
     def insert(table: Any) -> Any:
@@ -236,6 +257,9 @@ class PostgreSQL:
         if isinstance(error, asyncpg.InterfaceError):
             is_value = isinstance(error, asyncpg.DataError)
             return Fault.FINAL if is_value else Fault.LOST
+        # One that a change of its tables has made stale, like those of the table below.
+        if isinstance(error, asyncpg.InvalidCachedStatementError):
+            return Fault.ABORTED
         if isinstance(error, asyncpg.PostgresError):
             return next(
                 (f for codes, f in _FAULTS if error.sqlstate.startswith(codes)), Fault.FINAL
@@ -294,8 +318,8 @@ class PostgreSQL:
 _FAULTS: Final[Sequence[tuple[tuple[str, ...], Fault]]] = (
     # Too many connections; starting up, or shutting down.
     (("53300", "57P03"), Fault.LOCKED),
-    # Deadlock, serialization; a cached plan or a prepared statement that a change has made stale.
-    (("40P01", "40001", "0A000", "26000"), Fault.ABORTED),
+    # Deadlock, serialization; a prepared statement that is not there any more.
+    (("40P01", "40001", "26000"), Fault.ABORTED),
     # The connection; the server was told to stop, or crashed; it gave up on us.
     (("08", "57P01", "57P02", "25P03", "57P05"), Fault.LOST),
 )
@@ -328,6 +352,36 @@ def _original(error: BaseException) -> BaseException:
     return error
 
 
+def _is_of_another_kind(found: Any, wanted: Any) -> bool:
+    """Whether a column takes none of the other's values, or gives them back changed.
+
+    Some of these are one family to databases that keep them alike.
+    """
+    # JSONB rewrites numbers, and CHAR fills up with blanks. JSON may lie in a text.
+    if isinstance(found, postgresql.JSONB | sa.CHAR) or (
+        _family(found) is not _family(wanted)
+        and not (isinstance(found, sa.String) and isinstance(wanted, sa.JSON))
+    ):
+        return True
+    return _is_native_enum(found) != _is_native_enum(wanted)
+
+
+def _family(kind: Any) -> type | None:
+    return next((family for family in _FAMILIES if isinstance(kind, family)), None)
+
+
+_FAMILIES: Final[Sequence[type]] = (
+    *(sa.Boolean, sa.Integer, sa.Float, sa.DateTime, sa.Date),
+    *(sa.JSON, sa.Uuid, sa.ARRAY, sa.LargeBinary, sa.String),
+)
+
+_MICROSECOND_DIGITS: Final = 6
+
+
+def _is_native_enum(kind: Any) -> bool:
+    return isinstance(kind, sa.Enum) and kind.native_enum
+
+
 def _bits(kind: Any) -> int:
     return (
         16 if isinstance(kind, sa.SmallInteger) else 64 if isinstance(kind, sa.BigInteger) else 32
@@ -344,8 +398,38 @@ def _milliseconds(seconds: float) -> int:
     return max(1, int(min(seconds * 1000, 2**31 - 1)))
 
 
+def _text(bound: Any) -> str:
+    """A bound value as the server writes it, and reads it for a column of its type."""
+    if isinstance(bound, bytes):
+        return rf"\x{bound.hex()}"
+    if isinstance(bound, list | tuple):
+        return f"{{{','.join(map(_item_text, bound))}}}"
+    return str(bound)
+
+
+def _item_text(bound: Any) -> str:
+    """The same, in an array."""
+    if bound is None:
+        return "NULL"
+    text = _text(bound)
+    if isinstance(bound, list | tuple):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _reader_of_each(item: Reader) -> Reader:
+    """Reads lists, of lists where there are several dimensions: asyncpg gives those."""
+    if item is None:
+        return None
+
+    def read(value: Any) -> Any:
+        return [read(one) for one in value] if isinstance(value, list) else item(value)
+
+    return lambda value: None if value is None else read(value)
 
 
 def _plain_uuid(value: Any) -> uuid.UUID | None:

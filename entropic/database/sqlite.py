@@ -183,6 +183,8 @@ class SQLite:
         dialect = sqlite.dialect()
         process = kind.dialect_impl(dialect).bind_processor(dialect)
         bound = value if process is None else process(value)
+        if isinstance(bound, bytes):
+            return f"x'{bound.hex()}'"
         if isinstance(bound, str):
             return "'" + bound.replace("'", "''") + "'"
         if isinstance(bound, float) and math.isinf(bound):

@@ -196,10 +196,7 @@ class Identity:
 
         An infinite float stays one: Python's JSON has ``Infinity``.
         """
-        return {
-            name: value if isinstance(value, float) else plain(value)
-            for name, value in values.items()
-        }
+        return {name: _portable(value) for name, value in values.items()}
 
     def from_portable(self, text: str) -> dict[str, Any]:
         """Values from the JSON that ``portable`` made; as they are where the model has changed.
@@ -309,6 +306,14 @@ class Identity:
             column=name,
             value=value,
         )
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, float):
+        return value
+    if isinstance(value, list) and value and isinstance(value[0], float | list):
+        return [_portable(item) for item in value]
+    return plain(value)
 
 
 def is_heavy(*sets: object) -> bool:

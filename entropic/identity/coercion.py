@@ -215,11 +215,16 @@ def _uuid(kind: Any) -> Rule:
     return Rule("a UUID", coerce, lambda value: text_json(str(value)))
 
 
+_MICROSECOND_DIGITS: Final = 6
+
 _TOO_FINE: Final = re.compile(r"[.,]\d{6}0*[1-9]")
 
 
 def _datetime(kind: Any) -> Rule:
     keeps_zone = bool(getattr(kind, "timezone", True))
+    digits = getattr(kind, "precision", None)
+    if digits is not None and digits < _MICROSECOND_DIGITS:
+        raise Unfit("PostgreSQL rounds it to fewer digits than microseconds have; leave precision")
 
     def coerce(value: Any) -> datetime:
         if isinstance(value, str):

@@ -129,7 +129,9 @@ class Statements:
         insert = self._dialect.insert(self._table)
         columns = self._columns
         values = {c.name: _bound(f"b_{name}", c.type) for name, c in columns.items()}
-        replaced = {c.name: insert.excluded[c.name] for c in columns.values()}
+        # Where a table is called so itself, PostgreSQL cannot tell which one is meant.
+        source = values if insert.table.name == "excluded" else insert.excluded
+        replaced = {c.name: source[c.name] for c in columns.values()}
         del replaced["id"], replaced["created_at"]
         return insert.values(values).on_conflict_do_update(index_elements=["id"], set_=replaced)
 

@@ -106,7 +106,8 @@ class Base(DeclarativeBase):
             super().__init_subclass__(**kwargs)
         for column in _columns(sa.inspect(cls)).values() if _is_mapped(cls) else ():
             # A record must say the same whether it was just run or read from SQLite.
-            if type(column.type) is sa.DateTime and column.type.timezone:
+            kind = column.type
+            if isinstance(kind, sa.DateTime) and kind.timezone and not hasattr(kind, "precision"):
                 column.type = UtcDateTime()
 
     def __repr__(self) -> str:

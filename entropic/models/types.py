@@ -68,6 +68,10 @@ class PlainJson(sa.TypeDecorator[Any]):
         return process
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
+        # Some drivers read JSON themselves: a text that they return is none any more.
+        if self.impl_instance.dialect_impl(dialect).result_processor(dialect, coltype) is None:
+            return None
+
         def process(text: Any) -> Any:
             # SQLite hands a number that stands alone in a JSON column back as a number.
             if not isinstance(text, str):
@@ -111,14 +115,14 @@ class NumpyArray(PlainJson):
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
         process_json = super().result_processor(dialect, coltype)
-        assert process_json is not None
 
         def process(text: Any) -> Any:
             if text is None:
                 return None
             import numpy as np
 
-            return np.asarray(process_json(text), dtype=self.dtype)
+            values = text if process_json is None else process_json(text)
+            return np.asarray(values, dtype=self.dtype)
 
         return process
 
