@@ -246,8 +246,8 @@ async def _there_and_back(
     table = next(iter(columns.values())).table
     bound = {column.name: sa.bindparam(name, type_=column.type) for name, column in columns.items()}
     reserved = {"id": "a", "result_file": "a", "created_at": NOON, "custom_data": {}}
-    insert = database.statement(sa.insert(table).values(reserved | bound))
-    select = database.statement(sa.select(*columns.values()))
+    insert = databases.compiled(database, sa.insert(table).values(reserved | bound))
+    select = databases.compiled(database, sa.select(*columns.values()))
     rows: list[tuple[Any, ...]] = []
 
     async def work(transaction: Transaction) -> None:

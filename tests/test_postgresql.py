@@ -183,13 +183,15 @@ async def test_a_cancelled_reading_leaves_no_transaction(everything: bool) -> No
             await until(databases.current().is_sound)
             moment += 1
         assert moment > 3
-        assert await database.read(database.statement(read)) == [(0,)]
+        assert await database.read(databases.compiled(database, read)) == [(0,)]
 
 
 async def test_what_the_server_has_not_learned_is_told_at_once() -> None:
     """Trying again would meet the same."""
     async with opened() as database:
-        refused = database.statement(sa.text("CREATE INDEX mine ON counters USING hash (n, n)"))
+        refused = databases.compiled(
+            database, sa.text("CREATE INDEX mine ON counters USING hash (n, n)")
+        )
         with pytest.raises(DatabaseError, match="does not support multicolumn indexes"):
             await database.write(lambda transaction: transaction.fetch(refused))
 
