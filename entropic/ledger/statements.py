@@ -3,11 +3,12 @@
 Bound names begin with ``b_``: SQLAlchemy keeps bare column names for itself.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from entropic.database import Database
+from entropic.database import Database, Dialect
 from entropic.identity import Identity
 from entropic.models import RESERVED, runs_table
 
@@ -36,14 +37,12 @@ class Statements:
         table = columns["id"].table
         keys = dialect.keys("b_ids")
         is_live = RUN.owner.is_not(None) & (RUN.lease_expires > dialect.now)
-        self.look_up = database.statement(_look_up(keys, table, columns, is_live))
-        self.states = database.statement(_states(keys, is_live))
-        self.hold = database.statement(_hold(keys))
+        self.look_up = database.statement(_look_up(dialect, keys, table, columns, is_live))
+        self.states = database.statement(_states(dialect, keys, is_live))
+        is_one = (RUN.model == _bound("b_model")) & dialect.is_among(RUN.id, "b_ids")
+        self.hold = database.statement(_hold(RUN.id, is_one))
         self.hold_rows = database.statement(
-            sa.select(table.c.id)
-            .where(table.c.id.in_(sa.select(keys.c.value)))
-            .order_by(table.c.id)
-            .with_for_update()
+            _hold(table.c.id, dialect.is_among(table.c.id, "b_ids"))
         )
         # A claim gets what is nobody's; to seize is to take it from whoever has it.
         gone = sa.select(dialect.keys("b_gone").c.value)
@@ -52,7 +51,7 @@ class Statements:
         expires = dialect.now + _bound("b_ttl", sa.Double())
         self.claim = database.statement(_claim(insert, keys, expires, is_free))
         self.seize = database.statement(_claim(insert, keys, expires, None))
-        self.renew = database.statement(_renew(keys, expires))
+        self.renew = database.statement(_renew(is_one, expires))
         self.store = database.statement(_store(dialect.insert(table), columns))
         self.settle = database.statement(_settle())
         self.fail = database.statement(_fail(table))
@@ -71,6 +70,7 @@ def _is_this_run() -> sa.ColumnElement[bool]:
 
 
 def _look_up(
+    dialect: Dialect,
     keys: sa.TableValuedAlias,
     table: sa.FromClause,
     columns: dict[str, sa.Column[Any]],
@@ -78,31 +78,33 @@ def _look_up(
 ) -> sa.Select[Any]:
     """For every id that is asked for, what there is: a row, bookkeeping, both or neither."""
     key = keys.c.value
-    joined = keys.outerjoin(table, table.c.id == key).outerjoin(
-        runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key)
-    )
-    return sa.select(
-        key,
-        *columns.values(),
-        RUN.token,
-        RUN.published,
-        is_live,
-        *RESULT_COLUMNS,
-    ).select_from(joined)
+    row = sa.select(*columns.values()).where(table.c.id == key)
+    about = (RUN.token, RUN.published, is_live.label("is_live"), *RESULT_COLUMNS)
+    joined, row_columns = dialect.joined(keys, row, is_outer=True)
+    joined, about_columns = dialect.joined(joined, _bookkeeping(key, about), is_outer=True)
+    return sa.select(key, *row_columns, *about_columns).select_from(joined)
 
 
-def _states(keys: sa.TableValuedAlias, is_live: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _states(
+    dialect: Dialect, keys: sa.TableValuedAlias, is_live: sa.ColumnElement[bool]
+) -> sa.Select[Any]:
     """How it is with each run that has bookkeeping."""
     key = keys.c.value
-    joined = keys.join(runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key))
-    about = (RUN.token, RUN.published, RUN.owner, is_live, RUN.state, RUN.attempts, RUN.error)
-    return sa.select(key, *about).select_from(joined)
+    live = is_live.label("is_live")
+    about = (RUN.token, RUN.published, RUN.owner, live, RUN.state, RUN.attempts, RUN.error)
+    joined, about_columns = dialect.joined(keys, _bookkeeping(key, about), is_outer=False)
+    return sa.select(key, *about_columns).select_from(joined)
 
 
-def _hold(keys: sa.TableValuedAlias) -> sa.Select[Any]:
+def _bookkeeping(
+    key: sa.ColumnElement[str], about: Sequence[sa.ColumnElement[Any]]
+) -> sa.Select[Any]:
+    return sa.select(*about).where(RUN.model == _bound("b_model"), RUN.id == key)
+
+
+def _hold(id: sa.ColumnElement[str], is_one: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Rows that nobody else may write until the end of the transaction; SQLite's lock does so."""
-    is_one = (RUN.model == _bound("b_model")) & RUN.id.in_(sa.select(keys.c.value))
-    return sa.select(RUN.id).where(is_one).order_by(RUN.id).with_for_update()
+    return sa.select(id).where(is_one).order_by(id).with_for_update()
 
 
 def _claim(
@@ -140,16 +142,12 @@ def _claim(
     )
 
 
-def _renew(keys: sa.TableValuedAlias, expires: sa.ColumnElement[float]) -> sa.Update:
+def _renew(is_one: sa.ColumnElement[bool], expires: sa.ColumnElement[float]) -> sa.Update:
     """A new lease for those of the ids that are still the owner's.
 
     Not for those that a transaction holds: it is about to end the claim, or to give it to another.
     """
-    is_ours = (
-        (RUN.model == _bound("b_model"))
-        & RUN.id.in_(sa.select(keys.c.value))
-        & (RUN.owner == _bound("b_owner"))
-    )
+    is_ours = is_one & (RUN.owner == _bound("b_owner"))
     free = sa.select(RUN.id).where(is_ours).with_for_update(skip_locked=True)
     return sa.update(runs_table).where(is_ours, RUN.id.in_(free)).values(lease_expires=expires)
 
