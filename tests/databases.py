@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from entropic.database import Database, Statement
 from entropic.identity import Identity
-from entropic.ledger.statements import Statements, statements
+from entropic.ledger.statements import Statements, statements_for
 
 PATH = "runs.sqlite3"
 
@@ -287,7 +287,7 @@ def compiled(database: Database, element: sa.sql.ClauseElement) -> Statement:
 
 def statements_of(database: Database, identity: Identity) -> dict[str, Statement]:
     """All that the ledger executes."""
-    all_of_them = statements(database, identity)
+    all_of_them = statements_for(database, identity)
     names = [name for name, v in vars(Statements).items() if isinstance(v, cached_property)]
     return {name: getattr(all_of_them, name) for name in names}
 

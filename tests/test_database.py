@@ -30,6 +30,7 @@ from entropic.errors import (
     SettingsError,
     StoreClosedError,
 )
+from entropic.ledger.statements import _known
 from tests import databases
 from tests.outsiders import (
     READING,
@@ -309,7 +310,7 @@ async def count_tables(database: Database) -> int:
 
 
 async def test_statements_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first call, SQLAlchemy's compiler has nothing to do."""
+    """A second store of the same model leaves SQLAlchemy's compiler nothing to do."""
     compiled = []
     initialize = SQLiteCompiler.__init__
 
@@ -317,16 +318,24 @@ async def test_statements_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> 
         compiled.append(args)
         initialize(self, *args, **kwargs)
 
-    monkeypatch.setattr(SQLiteCompiler, "__init__", spy)
-    async with make_store() as store:
-        await store.run_or_retrieve({"n": 0})
-        assert compiled
+    async def use_all(store: AsyncStore[Point]) -> None:
         compiled.clear()
         await store.run_or_retrieve({"n": 1})
         await store.run({"n": 1})
         await store.retrieve({"n": 1})
         await store.delete({"n": 1})
         await store.register({"n": 1}, "results/.entropic/folder")
+        await store.delete({"n": 1})
+
+    monkeypatch.setattr(SQLiteCompiler, "__init__", spy)
+    _known.clear()
+    async with make_store() as store:
+        await store.failures()
+        await use_all(store)
+        assert len(compiled) > 5
+    async with make_store() as store:
+        await store.failures()
+        await use_all(store)
         assert compiled == []
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import random
 import threading
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from entropic import AsyncStore, RunError, worker
+from entropic import AsyncStore, RunError, WrongLoopError, worker
 from entropic._portal import callers
 from entropic.artifacts import Stage
 from entropic.worker import Job, run_job_async
 from tests import databases
 from tests.conftest import KINDS
-from tests.simulations import Point
+from tests.scripts import wait_for
+from tests.simulations import Point, simulate
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -150,6 +152,37 @@ def test_cancelled_async_runs_leave_no_stage(folder: Path) -> None:
 
     asyncio.run(main())
     assert os.listdir("results/.entropic/staging") == []
+
+
+def test_a_loop_that_ends_closes_the_connections_of_an_open_store(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A script may forget to; the store says later that its loop is gone, and can be closed."""
+    kept: list[AsyncStore[Point]] = []
+
+    async def main() -> None:
+        store = AsyncStore(
+            runner=simulate, result_cls=Point, file_suffix=".npy", db_url=databases.url()
+        )
+        kept.append(store)
+        await asyncio.gather(*(store.run_or_retrieve({"n": n}) for n in range(5)))
+        left = store.as_completed([{"n": n} for n in range(20)])
+        await anext(left)
+        assert databases.current().connections() > 0
+
+    asyncio.run(main())
+    wait_for(lambda: databases.current().connections() == 0)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    with pytest.raises(WrongLoopError, match="loop is gone"):
+        asyncio.run(kept[0].retrieve({"n": 1}))
+
+    async def again() -> None:
+        await kept[0].aclose()
+        async with kept[0] as store:
+            assert await store.retrieve({"n": 1}) is not None
+
+    asyncio.run(again())
+    assert databases.ask("SELECT count(*) FROM entropic_runs WHERE owner IS NOT NULL") == [0]
 
 
 def test_runs_that_nest_too_deep_fail_at_once(make_store: Callable[..., Any]) -> None:

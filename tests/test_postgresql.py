@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 import pickle
+import re
 import threading
 import time
 import traceback
@@ -452,34 +453,56 @@ async def test_a_store_uses_few_connections() -> None:
 
 async def test_no_look_up_reads_a_whole_table() -> None:
     """With a hundred thousand rows, every statement finds its own by an index."""
+    for name, statement in (await _statements_on(100_000)).items():
+        assert not [line for line in _plan(statement, ["id5", "id7"]) if "Seq Scan on" in line], (
+            name
+        )
+
+
+async def test_no_look_up_reads_others_rows_before_there_are_statistics() -> None:
+    """The server has none for a minute: rows of one model were taken for a handful, and all read.
+
+    Of those of each batch of a first sweep, so that it took the longer the more had run.
+    """
+    statements = await _statements_on(5000, analyze="")
+    ids = [f"id{n}" for n in range(1, 5000, 50)]
+    for name in ("look_up", "states", "hold", "hold_rows", "renew", "settle", "fail", "delete"):
+        statement = statements[name]
+        rows = [line for line in _plan(statement, ids, "ANALYZE, TIMING OFF") if "rows" in line]
+        read = re.findall(r"actual rows=([\d.]+) loops=(\d+)|Removed by .*: (\d+)", "\n".join(rows))
+        counts = [float(a or 0) * float(b or 0) + float(c or 0) for a, b, c in read]
+        assert counts, name
+        assert max(counts) <= len(ids), (name, rows)
+
+
+async def _statements_on(count: int, analyze: str = "ANALYZE") -> dict[str, Any]:
+    """Those of the hot path, on tables of so many rows."""
     from entropic.identity import Identity
 
     async with make_store() as store:
         await store.run_or_retrieve({"n": 0})
     databases.change(
         "INSERT INTO points SELECT 'id' || n, 'x', now(), '{}', n, 0.5 FROM"
-        " generate_series(1, 100000) n;"
+        f" generate_series(1, {count}) n;"
         "INSERT INTO entropic_runs (model, id, state, token, published, attempts)"
-        " SELECT 'points', 'id' || n, 'done', 1, 1, 1 FROM generate_series(1, 100000) n;"
-        "ANALYZE"
+        f" SELECT 'points', 'id' || n, 'done', 1, 1, 1 FROM generate_series(1, {count}) n;"
+        f"{analyze}"
     )
     database = Database(databases.url(), lock_timeout=5)
     await database.open()
     statements = databases.statements_of(database, Identity(Point))
     await database.aclose()
-    for name, statement in statements.items():
-        if name in ("registered", "failures"):
-            continue  # these are asked for by people, and read the bookkeeping
-        assert not _scans(statement), name
+    # These are asked for by people, and read the bookkeeping.
+    return {n: s for n, s in statements.items() if n not in ("registered", "failures")}
 
 
-def _scans(statement: Any) -> list[str]:
-    """The whole tables of ours that a statement's plan reads, for two ids."""
+def _plan(statement: Any, ids: list[str], options: str = "COSTS") -> list[str]:
+    """How the server executes a statement, for some ids; it is rolled back."""
     import asyncpg
 
     values: dict[str, Any] = {
         "b_model": "points",
-        "b_ids": ["id5", "id7"],
+        "b_ids": ids,
         "b_gone": ["x"],
         "b_owner": "me",
     }
@@ -488,20 +511,17 @@ def _scans(statement: Any) -> list[str]:
 
     async def explain() -> None:
         connection = await asyncpg.connect(databases.url())
-        given = dict.fromkeys([name for name, _ in statement._binds]) | values
-        bound = [given[name] for name, _ in statement._binds]
+        given = {**statement._constants, **values}
         try:
             await connection.set_type_codec("json", encoder=str, decoder=str, schema="pg_catalog")
+            await connection.execute("BEGIN")
             rows = await connection.fetch(
-                f"EXPLAIN {statement.sql}",
-                *(
-                    statement._constants.get(name, value)
-                    for (name, _), value in zip(statement._binds, bound, strict=True)
-                ),
+                f"EXPLAIN ({options}) {statement.sql}",
+                *(given[name] for name, _ in statement._binds),
             )
         finally:
             await connection.close()
-        found.extend(row[0] for row in rows if "Seq Scan on" in row[0])
+        found.extend(row[0] for row in rows)
 
     thread = threading.Thread(target=lambda: asyncio.run(explain()))
     thread.start()

@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -63,6 +63,7 @@ class Database:
         self._jitter = jitter
         self._engine: AsyncEngine | None = None
         self._listener: Session | None = None
+        self._with_loop: AsyncGenerator[None, None] | None = None
         self._last_locked = -math.inf  # when this one last had the write lock
         self._readers = self._writers = Sessions(
             self._connect, self.dialect.writers or self.dialect.readers
@@ -87,6 +88,9 @@ class Database:
         Whatever is asked for later is a ``StoreClosedError``.
         """
         await to_the_end(self._close())
+        with_loop, self._with_loop = self._with_loop, None
+        if with_loop is not None:
+            await with_loop.aclose()
 
     @property
     def compiler(self) -> sa.Dialect:
@@ -204,20 +208,34 @@ class Database:
             await anyio.to_thread.run_sync(self.dialect.try_out)
             for sessions in {self._readers, self._writers}:
                 sessions.give_back(await sessions.take())
+            self._with_loop = self._until_the_loop_ends()
+            await anext(self._with_loop)
         except BaseException as error:
             await undisturbed(self._close())
             self._translate(error)
             raise
 
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """Closes the connections of a database that nobody has closed.
+
+        A loop that ends closes its asynchronous generators, and nothing else that could close what
+        only it can: a connection to a server would be left with a loop that is gone.
+        """
+        try:
+            yield
+        finally:
+            await self._close()
+
     async def _close(self) -> None:
         engine, self._engine = self._engine, None
+        if engine is None:
+            return
         for sessions in {self._readers, self._writers}:
             await sessions.aclose()
         listener, self._listener = self._listener, None
         if listener is not None:
             await drop(listener)
-        if engine is not None:
-            await engine.dispose()
+        await engine.dispose()
 
     @property
     def _opened(self) -> AsyncEngine:

@@ -138,6 +138,24 @@ class Dialect(Protocol):
         """A table of the keys bound under a name, any number of them as one value."""
         ...
 
+    def is_among(self, column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        """Whether a column is one of the keys bound under a name; found by its index."""
+        ...
+
+    def joined(
+        self,
+        left: sa.FromClause,
+        found: sa.Select[Any],
+        *,
+        is_outer: bool,
+    ) -> tuple[sa.FromClause, Sequence[sa.ColumnElement[Any]]]:
+        """Each row of one side with the one row, at most, that a select finds for it by an index.
+
+        Returns:
+            The join, and the columns of what is found in it.
+        """
+        ...
+
     def bind_keys(self, keys: Sequence[str]) -> Any:
         """The value to bind for some keys."""
         ...

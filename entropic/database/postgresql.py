@@ -205,6 +205,25 @@ class PostgreSQL:
         )
 
     @staticmethod
+    def is_among(column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        """Whether a column is one of the keys bound under ``name``.
+
+        Not by a join with them: before the first ANALYZE, the server takes the rows of a model for
+        a handful, and compares all that there are with each key.
+        """
+        return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(sa.String())))
+
+    @staticmethod
+    def joined(
+        left: sa.FromClause, found: sa.Select[Any], *, is_outer: bool
+    ) -> tuple[sa.FromClause, Sequence[sa.ColumnElement[Any]]]:
+        """A lateral join, whose limit keeps the server from joining in another way, as above."""
+        (table,) = found.columns_clause_froms
+        assert isinstance(table, sa.Table)
+        lateral = found.limit(sa.literal_column("1")).lateral(table.name)
+        return left.join(lateral, sa.true(), isouter=is_outer), tuple(lateral.c)
+
+    @staticmethod
     def bind_keys(keys: Sequence[str]) -> list[str]:
         """The value to bind for some keys."""
         return list(keys)

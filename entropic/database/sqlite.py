@@ -172,6 +172,20 @@ class SQLite:
             name="entropic keys",
         )
 
+    def is_among(self, column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        """Whether a column is one of the keys bound under ``name``."""
+        return column.in_(sa.select(self.keys(name).c.value))
+
+    @staticmethod
+    def joined(
+        left: sa.FromClause, found: sa.Select[Any], *, is_outer: bool
+    ) -> tuple[sa.FromClause, Sequence[sa.ColumnElement[Any]]]:
+        """A join of the tables: SQLite looks each row up."""
+        (table,) = found.columns_clause_froms
+        assert found.whereclause is not None
+        join = left.join(table, found.whereclause, isouter=is_outer)
+        return join, tuple(found.selected_columns)
+
     @staticmethod
     def is_narrower(found: Any, wanted: sa.types.TypeEngine[Any]) -> bool:
         """SQLite keeps whatever it is given."""

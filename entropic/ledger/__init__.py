@@ -25,7 +25,7 @@ from entropic.ledger.entries import (
     State,
     is_fenced,
 )
-from entropic.ledger.statements import RESULT_COLUMNS, statements
+from entropic.ledger.statements import RESULT_COLUMNS, statements_for
 from entropic.models import RESERVED, Base, detached
 
 __all__ = [
@@ -60,7 +60,7 @@ class Ledger(Generic[R]):
         self._model = model
         self._class = record_class
         self._names = (*RESERVED, *identity.parameters)
-        self._statements = statements(database, identity)
+        self._statements = statements_for(database, identity)
 
     async def look_up(self, ids: Sequence[str]) -> dict[str, Entry[R]]:
         """What there is under each of these ids; every id is in the answer.

@@ -3,7 +3,7 @@
 Bound names begin with ``b_``: SQLAlchemy keeps bare column names for itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -55,28 +55,29 @@ class Statements:
         self._compiler = compiler
         self._keys = dialect.keys("b_ids")
         self._expires = dialect.now + _bound("b_ttl", sa.Double())
-        self._is_live = RUN.owner.is_not(None) & (RUN.lease_expires > dialect.now)
+        is_live = RUN.owner.is_not(None) & (RUN.lease_expires > dialect.now)
+        self._is_live = is_live.label("is_live")
         # A claim gets what is nobody's; to seize is to take it from whoever has it.
         gone = sa.select(dialect.keys("b_gone").c.value)
-        self._is_free = ~sa.func.coalesce(self._is_live, sa.false()) | RUN.owner.in_(gone)
+        self._is_free = ~sa.func.coalesce(is_live, sa.false()) | RUN.owner.in_(gone)
 
     @_compiled
     def look_up(self) -> Any:
         """For every id that is asked for, what there is: a row, bookkeeping, both or neither."""
         key = self._keys.c.value
-        joined = self._keys.outerjoin(self._table, self._table.c.id == key).outerjoin(
-            runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key)
-        )
+        row = sa.select(*self._columns.values()).where(self._table.c.id == key)
         about = (RUN.token, RUN.published, self._is_live, *RESULT_COLUMNS)
-        return sa.select(key, *self._columns.values(), *about).select_from(joined)
+        joined, row_columns = self._dialect.joined(self._keys, row, is_outer=True)
+        joined, about_columns = self._dialect.joined(
+            joined, _bookkeeping(key, about), is_outer=True
+        )
+        return sa.select(key, *row_columns, *about_columns).select_from(joined)
 
     @_compiled
     def states(self) -> Any:
         """How it is with each run that has bookkeeping."""
         key = self._keys.c.value
-        joined = self._keys.join(runs_table, (RUN.model == _bound("b_model")) & (RUN.id == key))
-        return sa.select(
-            key,
+        about = (
             RUN.token,
             RUN.published,
             RUN.owner,
@@ -84,7 +85,9 @@ class Statements:
             RUN.state,
             RUN.attempts,
             RUN.error,
-        ).select_from(joined)
+        )
+        joined, columns = self._dialect.joined(self._keys, _bookkeeping(key, about), is_outer=False)
+        return sa.select(key, *columns).select_from(joined)
 
     @_compiled
     def hold(self) -> Any:
@@ -92,14 +95,13 @@ class Statements:
 
         Here and below, SQLite's lock does so.
         """
-        return sa.select(RUN.id).where(self._is_one()).order_by(RUN.id).with_for_update()
+        return _held(RUN.id, self._is_one())
 
     @_compiled
     def hold_rows(self) -> Any:
         """Rows that nobody else may write until the end of the transaction."""
         id = self._table.c.id
-        is_one = id.in_(sa.select(self._keys.c.value))
-        return sa.select(id).where(is_one).order_by(id).with_for_update()
+        return _held(id, self._dialect.is_among(id, "b_ids"))
 
     @_compiled
     def claim(self) -> Any:
@@ -246,7 +248,7 @@ class Statements:
         )
 
     def _is_one(self) -> sa.ColumnElement[bool]:
-        return (RUN.model == _bound("b_model")) & RUN.id.in_(sa.select(self._keys.c.value))
+        return (RUN.model == _bound("b_model")) & self._dialect.is_among(RUN.id, "b_ids")
 
 
 # Compiling takes longer than all else that opening a store does. A model's columns do not change
@@ -254,7 +256,7 @@ class Statements:
 _known: Final[WeakKeyDictionary[type[Base], dict[type[Dialect], Statements]]] = WeakKeyDictionary()
 
 
-def statements(database: Database, identity: Identity) -> Statements:
+def statements_for(database: Database, identity: Identity) -> Statements:
     """The statements of a model in an open database."""
     of_model = _known.setdefault(identity.model, {})
     kind = type(database.dialect)
@@ -269,3 +271,13 @@ def _bound(name: str, kind: Any = None) -> sa.BindParameter[Any]:
 
 def _is_this_run() -> sa.ColumnElement[bool]:
     return (RUN.model == _bound("b_model")) & (RUN.id == _bound("b_id"))
+
+
+def _bookkeeping(
+    key: sa.ColumnElement[str], about: Sequence[sa.ColumnElement[Any]]
+) -> sa.Select[Any]:
+    return sa.select(*about).where(RUN.model == _bound("b_model"), RUN.id == key)
+
+
+def _held(id: sa.ColumnElement[str], is_one: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(id).where(is_one).order_by(id).with_for_update()

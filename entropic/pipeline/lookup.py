@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
@@ -89,6 +89,13 @@ class Lookup(Generic[R]):
         Raises:
             DatabaseError: The database failed.
         """
+        answers = await self._settled(sets)
+        for answer in answers:
+            _warn(answer)
+        return answers
+
+    async def _settled(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
+        """The same, when what may be about to be settled has had time to be."""
         answers = await self._answer(sets)
         for look in range(_LOOKS):
             doubtful = [at for at, answer in enumerate(answers) if answer.is_doubtful(look)]
@@ -99,12 +106,17 @@ class Lookup(Generic[R]):
             again = await self._answer([sets[at] for at in doubtful])
             for at, answer in zip(doubtful, again, strict=True):
                 answers[at] = answer
-        for answer in answers:
-            _warn(answer)
         return answers
 
-    async def one(self, params: Any) -> Answer[R] | None:
+    async def one(
+        self, params: Any, recover: Callable[[str], Awaitable[object]] | None = None
+    ) -> Answer[R] | None:
         """What there is for params of which, with an ``id``, the others may be left out.
+
+        Args:
+            params: The parameters.
+            recover: Brings back what a crash may have left of a run, by its id; called where a
+                row has lost its result.
 
         Returns:
             ``None`` where the id holds other parameters than those given.
@@ -114,7 +126,7 @@ class Lookup(Generic[R]):
             DatabaseError: The database failed.
         """
         if not isinstance(params, Mapping) or "id" not in params:
-            return (await self.answer(await self.resolve([params])))[0]
+            return await self._recovered(*await self.resolve([params]), recover)
         id = checked_id(params["id"])
         given = self._cache.identity.coerce_given(params)
         (entry,) = await self._entries.ask([id])
@@ -124,7 +136,17 @@ class Lookup(Generic[R]):
         if self._cache.identity.differences(given, entry.values):
             return None
         stored = ParameterSet(id, dict(entry.values), digest, has_own_id=True)
-        return (await self.answer([stored]))[0]
+        return await self._recovered(stored, recover)
+
+    async def _recovered(
+        self, wanted: ParameterSet, recover: Callable[[str], Awaitable[object]] | None
+    ) -> Answer[R]:
+        (answer,) = await self._settled([wanted])
+        if answer.is_lost and recover is not None:
+            await recover(answer.parameters.id)
+            (answer,) = await self._settled([wanted])
+        _warn(answer)
+        return answer
 
     async def _answer(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
         ids = dict.fromkeys(s.id for s in sets)
