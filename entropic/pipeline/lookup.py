@@ -126,7 +126,8 @@ class Lookup(Generic[R]):
             DatabaseError: The database failed.
         """
         if not isinstance(params, Mapping) or "id" not in params:
-            return await self._recovered(*await self.resolve([params]), recover)
+            (wanted,) = await self.resolve([params])
+            return await self._recovered(wanted, recover)
         id = checked_id(params["id"])
         given = self._cache.identity.coerce_given(params)
         (entry,) = await self._entries.ask([id])
