@@ -4,13 +4,16 @@ Runners leave a mark for each call in a folder: so calls are counted across proc
 """
 
 import os
+import signal
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from entropic import Base, Mapped, mapped_column
+from entropic.artifacts import stage as stages
 
 
 class SimResult(Base):
@@ -58,4 +61,21 @@ def simulate(params: dict[str, Any]) -> None:
 
 async def simulate_async(params: dict[str, Any]) -> None:
     """The same, as an ``async def``."""
+    simulate(params)
+
+
+def end_process() -> None:
+    """End the process that runs it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def simulate_and_then(end: Callable[[], object], params: dict[str, Any]) -> None:
+    """The same, in a worker process that comes to an end once the result is sealed."""
+    seal = stages.seal
+
+    def seal_last(*args: Any, **kwargs: Any) -> None:
+        seal(*args, **kwargs)
+        end()
+
+    stages.seal = seal_last
     simulate(params)

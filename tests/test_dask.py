@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,15 @@ from entropic import (
 )
 from entropic.executors.dask import Dask, DaskExecutor
 from tests import databases, scripts
-from tests.simulations import Point, calls, mark_call, simulate, simulate_async
+from tests.simulations import (
+    Point,
+    calls,
+    end_process,
+    mark_call,
+    simulate,
+    simulate_and_then,
+    simulate_async,
+)
 
 # Workers that are killed leave their sockets to the garbage collector, in Dask's own code.
 pytestmark = [
@@ -280,6 +289,23 @@ def test_a_worker_that_dies_fails_its_run_alone(make_store: Callable[..., Any], 
         # Its neighbours on that worker may have been begun there, too, but nothing else.
         assert len(errors) <= 2
         assert len(caught.value.records) == 6 - len(errors)
+    assert os.listdir("results/.entropic/staging") == []
+
+
+@pytest.mark.parametrize("deaths", [0, 3])
+def test_a_finished_run_outlives_the_workers_that_could_not_say_so(
+    make_store: Callable[..., Any], deaths: int
+) -> None:
+    """Its result was sealed: it is stored, whether Dask gives its task up or tries it again."""
+    import dask
+    from distributed import Client
+
+    runner = here(partial(simulate_and_then, end_process))
+    allowed = {"distributed.scheduler.allowed-failures": deaths}
+    with dask.config.set(allowed), start_cluster(n_workers=1) as cluster, Client(cluster) as client:
+        store = make_store(runner=runner)
+        assert [record.n for record in store.sweep(sets(1), client=client)] == [0]
+    assert (calls(), store.failures()) == (1, [])
     assert os.listdir("results/.entropic/staging") == []
 
 

@@ -408,8 +408,10 @@ say(store.retrieve({"n": 1}).n, calls())
         assert child.errors() == ""
 
 
+# Whoever waits, waits for an end: of an interrupted call's grace (five seconds), of a claim (a
+# minute), or of all time. A machine that is busy keeps a call for two seconds at times, by itself.
 _AT_ANY_MOMENT = """
-import random
+import faulthandler, random
 
 armed = over = False
 
@@ -433,9 +435,9 @@ def interrupt_sometime():
 threading.Thread(target=interrupt_sometime, daemon=True).start()
 store = make(executor=kind)
 store.run_or_retrieve({"n": -1})
-broken_off = slow = 0
+broken_off = 0
 for n in range(rounds):
-    begun = time.monotonic()
+    faulthandler.dump_traceback_later(4.5)  # says where it waits, and so ends the silence
     try:
         armed = True
         requests.release()
@@ -443,13 +445,13 @@ for n in range(rounds):
         armed = False
     except KeyboardInterrupt:
         broken_off += 1
-    slow += time.monotonic() - begun > 2
+    faulthandler.cancel_dump_traceback_later()
     fired.acquire()
 over = True
 assert len(store.sweep([{"n": n} for n in range(rounds)])) == rounds
 assert broken_off > rounds / 10, broken_off
 report(store)
-say("done", slow)
+say("done")
 """
 
 
@@ -464,7 +466,7 @@ def test_ctrl_c_at_any_moment_of_a_call(kind: str, seed: int, rounds: int) -> No
     lines, _ = scripts.run(
         scripts.arguments(kind=kind, seed=seed, rounds=rounds) + _REPORT + _AT_ANY_MOMENT
     )
-    assert lines[-1] == "done 0"
+    assert lines[-1] == "done"
     assert lines[-2].startswith("left 0 0 ")
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ import pytest
 
 from entropic import AsyncStore, RunError, SettingsError, SweepError, WorkerDiedError
 from tests.outsiders import _context as processes
-from tests.simulations import Point, calls, mark_call, simulate, simulate_async
+from tests.simulations import (
+    Point,
+    calls,
+    end_process,
+    mark_call,
+    simulate,
+    simulate_and_then,
+    simulate_async,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -237,6 +246,37 @@ def test_a_worker_that_dies_breaks_the_pool_and_no_call_hangs(
             store.sweep(sets(30))
     assert len(store.sweep([{"n": 2}, {"n": 3}], executor="thread")) == 2
     assert os.listdir("results/.entropic/staging") == []
+
+
+def test_a_finished_run_outlives_the_pool_that_could_not_say_so(
+    make_store: Callable[..., Any], kind: str
+) -> None:
+    """Its result was sealed: it is stored, though the pool is broken."""
+    with ProcessPoolExecutor(1, mp_context=processes) as pool:
+        store = make_store(kind, runner=partial(simulate_and_then, end_process), executor=pool)
+        assert store.run_or_retrieve({"n": 1}).n == 1
+    assert (calls(), store.failures()) == (1, [])
+    assert os.listdir("results/.entropic/staging") == []
+
+
+class Forgetful(Executor):
+    """A pool that runs what it is given, and then says that it has been shut down."""
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        function(*args, **kwargs)
+        future: Future[Any] = Future()
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def test_a_finished_run_whose_answer_was_lost_is_stored(
+    make_store: Callable[..., Any], kind: str
+) -> None:
+    """Where the pool is gone, its failure is that of what had not finished."""
+    store = make_store(kind, executor=Forgetful())
+    assert store.run_or_retrieve({"n": 1}).n == 1
+    assert (calls(), store.failures()) == (1, [])
 
 
 class StubbornError(Exception):

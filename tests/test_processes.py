@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -26,7 +28,7 @@ from entropic import (
     WorkerDiedError,
 )
 from entropic.executors import processes
-from tests import databases, scripts
+from tests import databases, scripts, simulations
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
@@ -141,6 +143,29 @@ def test_a_worker_that_dies_fails_its_own_run_alone(store_of: Any) -> None:
     assert isinstance(errors[1], WorkerDiedError)
     assert errors[1].params == {"n": 1, "dt": 0.5, "label": None}
     assert calls() == 10
+    assert not list(Path("results/.entropic/staging").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("end", "timeout"),
+    [
+        pytest.param(simulations.end_process, None, id="killed"),
+        pytest.param(partial(os._exit, 0), None, id="exits"),
+        pytest.param(partial(time.sleep, 60), 2, id="hangs"),
+    ],
+)
+def test_a_finished_run_outlives_the_worker_that_could_not_say_so(
+    store_of: Any, end: Any, timeout: float | None
+) -> None:
+    """Its result was sealed: it is stored, and not run again, and ends nobody's sweep."""
+    store = store_of(partial(simulations.simulate_and_then, end))
+    records = store.sweep(sets(*range(4)), timeout=timeout)
+    assert [record.n for record in records] == list(range(4))
+    assert all(np.load(record.result_file)[0] == record.n for record in records)
+    assert all(record.custom_data["elapsed_seconds"] < 2 for record in records)
+    assert (calls(), store.failures()) == (4, [])
+    store.sweep(sets(*range(4)))
+    assert calls() == 4
     assert not list(Path("results/.entropic/staging").iterdir())
 
 

@@ -13,7 +13,13 @@ from typing import Any, Final, Generic, TypeVar
 
 from entropic._shield import to_the_end, uncancel, undisturbed
 from entropic.artifacts import Stage
-from entropic.errors import DatabaseBusyError, EntropicError, Failure, RowRefusedError
+from entropic.errors import (
+    DatabaseBusyError,
+    EntropicError,
+    Failure,
+    RowRefusedError,
+    RunError,
+)
 from entropic.executors import Executor
 from entropic.identity import ParameterSet, is_heavy
 from entropic.leases import Flight
@@ -174,7 +180,7 @@ class Runs(Generic[R]):
                 await undisturbed(self._give_back(run))
                 return None
             left = await self._left_behind(run) if unless_newer_than is not None else None
-            outcome = await self._execute(flight, run) if left is None else left.outcome
+            ended = left or await self._execute(flight, run)
         except asyncio.CancelledError:
             await self._leave_in_order(run)
             raise
@@ -184,31 +190,31 @@ class Runs(Generic[R]):
                 self._give_back(run, describe(self._cache.identity, run.parameters, error))
             )
             raise
-        if left is not None:
-            landed = await undisturbed(self._store(run, left))
-            return landed or await self._overtaken(flight, run)
-        if outcome.error is not None:
-            if await undisturbed(self._has_lost_claim(run)):
-                # Paused past its lease, perhaps: its stage may have gone with that.
-                await undisturbed(self._give_back(run))
-                return await self._overtaken(flight, run)
-            about = describe(self._cache.identity, run.parameters, outcome.error, outcome.traceback)
-            # A result that was finished before the disk failed is left where it is.
-            leave = self._settle if outcome.is_finished else self._give_back
-            # A failure that is none yet is nobody else's, either.
-            is_final = outcome.is_finished or _is_final(flight, run, outcome.error)
-            # A cancellation must not be lost on a run that would be tried again.
-            await (undisturbed if run.is_last else to_the_end)(
-                leave(run, about if is_final else None)
-            )
-            if outcome.is_finished:  # whatever runs next, the disk fails it, too
-                raise outcome.error
-            return _failure(run, outcome.error, outcome.traceback)
-        landed = await undisturbed(self._finish(run, outcome))
+        if isinstance(ended, Outcome) and ended.error is not None:
+            return await self._failed(flight, run, ended, ended.error)
+        landed = await undisturbed(self._finish(run, ended))
         if landed is not None:
             return landed
         flight.has_started = False  # the later owner's run may be left like any other
         return await self._overtaken(flight, run)
+
+    async def _failed(
+        self, flight: Flight[Any], run: _Run, outcome: Outcome, error: Exception
+    ) -> Landed[R] | Failure | None:
+        if await undisturbed(self._has_lost_claim(run)):
+            # Paused past its lease, perhaps: its stage may have gone with that.
+            await undisturbed(self._give_back(run))
+            return await self._overtaken(flight, run)
+        about = describe(self._cache.identity, run.parameters, error, outcome.traceback)
+        # A result that was finished before the disk failed is left where it is.
+        leave = self._settle if outcome.is_finished else self._give_back
+        # A failure that is none yet is nobody else's, either.
+        is_final = outcome.is_finished or _is_final(flight, run, error)
+        # A cancellation must not be lost on a run that would be tried again.
+        await (undisturbed if run.is_last else to_the_end)(leave(run, about if is_final else None))
+        if outcome.is_finished:  # whatever runs next, the disk fails it, too
+            raise error
+        return _failure(run, error, outcome.traceback)
 
     async def aclose(self) -> None:
         """Wait until all claims that cancelled runs left behind have been given back."""
@@ -262,11 +268,7 @@ class Runs(Generic[R]):
 
     async def _keep_or_give_back(self, run: _Run) -> None:
         """The interruption of a run may come when its result has just been sealed."""
-        sealed = None
-        if run.has_claim:
-            sealed = await self._cache.threads.run(
-                self._salvage.sealed, run.parameters, run.claim, run.stage
-            )
+        sealed = await self._sealed(run) if run.has_claim else None
         if sealed is None:
             await self._give_back(run)
             return
@@ -274,6 +276,12 @@ class Runs(Generic[R]):
             await self._store(run, sealed)
         except EntropicError:  # it stays staged, for whoever asks next
             _logger.warning("run %s was not stored", run.parameters.id, exc_info=True)
+
+    async def _sealed(self, run: _Run) -> Executed | None:
+        """What this run has finished, although nobody could say so."""
+        return await self._cache.threads.run(
+            self._salvage.sealed, run.parameters, run.claim, run.stage
+        )
 
     async def _take(self, run: _Run, unless_newer_than: int | None) -> State | None:
         """Try to claim a run; ``None`` where that has worked, else how it is with it."""
@@ -299,7 +307,8 @@ class Runs(Generic[R]):
             describe(self._cache.identity, run.parameters, error)  # tells it which run it is about
             raise
 
-    async def _execute(self, flight: Flight[Any], run: _Run) -> Outcome:
+    async def _execute(self, flight: Flight[Any], run: _Run) -> Outcome | Executed:
+        """Run it; finished is also what was sealed by a worker that could not say so any more."""
         executor = run.options.executor
         job = await self._off_loop(run, self._job)
         async with executor.slot(len(job.chain)):
@@ -308,9 +317,19 @@ class Runs(Generic[R]):
                 flight.has_started = True
                 flight.cannot_stop = goes_on or not executor.can_stop
 
-            outcome = await executor.run(job, began)
+            try:
+                outcome = await executor.run(job, began)
+            except Exception:  # the place to run is gone, and with it its answer
+                sealed = await undisturbed(self._sealed(run))
+                if sealed is None:
+                    raise
+                return sealed
             flight.cannot_stop = False
             flight.has_started = True  # an executor may not have been able to say so
+            if isinstance(outcome.error, RunError):  # the worker's death, perhaps: no runner's own
+                sealed = await undisturbed(self._sealed(run))
+                if sealed is not None:
+                    return sealed
             if outcome.error is not None and (run.is_last or not may_pass(outcome.error)):
                 flight.failing()
             return outcome
@@ -339,11 +358,14 @@ class Runs(Generic[R]):
             chain=running.get(),
         )
 
-    async def _finish(self, run: _Run, outcome: Outcome) -> Landed[R] | Failure | None:
+    async def _finish(self, run: _Run, ended: Outcome | Executed) -> Landed[R] | Failure | None:
+        if isinstance(ended, Executed):
+            return await self._store(run, ended)
+
         def executed(run: _Run) -> Executed:
             custom_data = run.options.custom_data
             return self._publisher.executed(
-                run.parameters, run.claim.token, custom_data, run.stage, outcome
+                run.parameters, run.claim.token, custom_data, run.stage, ended
             )
 
         return await self._store(run, await self._off_loop(run, executed))

@@ -100,7 +100,9 @@ class Salvage(Generic[R]):
     def sealed(self, parameters: ParameterSet, claim: Claim, stage: Stage) -> Executed | None:
         """What this owner has finished, although nobody could say so; in a thread."""
         sidecar = read_sealed(stage, parameters.id, claim.token)
-        return None if sidecar is None else self._executed(sidecar, parameters, claim, stage)
+        if sidecar is None or not self._cache.folder.can_resume(stage, sidecar.staged, sidecar.id):
+            return None
+        return self._executed(sidecar, parameters, claim, stage)
 
     def _executed(
         self, sidecar: Sidecar, parameters: ParameterSet, claim: Claim, stage: Stage
