@@ -1,6 +1,5 @@
 """``AsyncStore``: arguments in, records out. What happens between is left to ``pipeline``."""
 
-import asyncio
 import inspect
 import math
 import os
@@ -9,34 +8,25 @@ import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
     Iterable,
     Mapping,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from operator import length_hint
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
-import anyio.to_thread
-
-from entropic._shield import to_the_end
-from entropic.database import Database
 from entropic.database.urls import async_url, masked
-from entropic.errors import Failure, ParamsError, RunError, SettingsError, WrongLoopError
+from entropic.errors import Failure, ParamsError, SettingsError
 from entropic.executors import Executors, check_executor, is_dask
 from entropic.identity import Identity
-from entropic.leases import Heartbeat, Renew, new_owner
-from entropic.ledger import Ledger
 from entropic.models import Base
-from entropic.pipeline import Claimant, Params, Pipeline, RunOptions, Source, as_source
+from entropic.opening import Opening, StoreSettings, lacking
+from entropic.pipeline import Params, RunOptions, Source, as_source
 from entropic.progress import Meter, ProgressOption, make_meter
 from entropic.recovery import Recovered
 from entropic.schedule import OnError
-from entropic.schema import missing_ddl, open_schema
 from entropic.settings import (
     RunSettings,
     check_on_error,
@@ -64,14 +54,6 @@ __all__ = [
 R = TypeVar("R", bound=Base)
 
 _AS_THE_STORE: Final = RunSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened(Generic[R]):
-    database: Database
-    executors: Executors
-    pipeline: Pipeline[R]
-    heartbeat: Heartbeat | None
 
 
 class AsyncStore(Generic[R]):
@@ -136,24 +118,30 @@ class AsyncStore(Generic[R]):
         check_seconds(lease_ttl, name="lease_ttl", is_finite=True)
         settings = RunSettings(executor, max_workers, retries, timeout)
         check_own_executor(settings, runner, self._EXECUTORS)
-        self._runner = runner
-        self._model = result_cls
-        self._folder = results_folder(results_dir, file_suffix)
-        self._db_url = async_url(db_url)
-        self._settings = settings
-        self._checksum = checksum
-        self._lock_timeout = lock_timeout
-        self._lease_ttl = float(lease_ttl)
-        self._opening: asyncio.Task[_Opened[R]] | None = None
+        self._settings = StoreSettings(
+            runner,
+            result_cls,
+            results_folder(results_dir, file_suffix),
+            async_url(db_url),
+            settings,
+            checksum,
+            lock_timeout,
+            float(lease_ttl),
+        )
+        self._opening = Opening(self._settings)
 
     def __repr__(self) -> str:
+        settings = self._settings
         return (
-            f"{type(self).__name__}({self._model.__name__}, results_dir={self._folder.spelled!r},"
-            f" Database({masked(self._db_url)!r}))"
+            f"{type(self).__name__}({settings.model.__name__},"
+            f" results_dir={settings.folder.spelled!r}, Database({masked(settings.db_url)!r}))"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opening": Opening(self._settings)}
+
     async def __aenter__(self) -> Self:
-        await self._open()
+        await self._opening.opened()
         return self
 
     async def __aexit__(
@@ -162,7 +150,7 @@ class AsyncStore(Generic[R]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._is_inside_run():  # the store is still needed to store that run
+        if not self._opening.is_inside_run:  # the store is still needed to store that run
             await self.aclose()
 
     async def aclose(self) -> None:
@@ -171,21 +159,7 @@ class AsyncStore(Generic[R]):
         A runner in a thread cannot be stopped; it ends, and its result is kept. A later call
         opens the store again.
         """
-        if self._is_inside_run():
-            raise RunError("a run cannot close the store that is to keep its result")
-        opening = self._opening
-        if opening is None:
-            return
-        if not opening.get_loop().is_closed():
-            _check_loop(opening)
-        self._opening = None
-        await to_the_end(_close(opening))
-
-    def _is_inside_run(self) -> bool:
-        opening = self._opening
-        if opening is None or not opening.done() or opening.cancelled() or opening.exception():
-            return False
-        return opening.result().pipeline.is_inside_run
+        await self._opening.aclose()
 
     async def run_or_retrieve(self, params: Params, /, **custom_data: Any) -> R:
         """Return the stored record of a parameter set; run it first if there is none.
@@ -247,7 +221,7 @@ class AsyncStore(Generic[R]):
             ResultsDirError: The record is there, and the whole folder of its result is not.
             DatabaseError: The database failed.
         """
-        async with self._using() as opened:
+        async with self._opening.using() as opened:
             return await opened.pipeline.retrieve(params)
 
     async def delete(
@@ -271,7 +245,7 @@ class AsyncStore(Generic[R]):
         """
         if params is None and hash is None:
             raise ParamsError("delete needs params or hash: which run is to go?")
-        async with self._using() as opened:
+        async with self._opening.using() as opened:
             return await opened.pipeline.delete(params, hash, remove_file=remove_file)
 
     async def register(
@@ -297,7 +271,7 @@ class AsyncStore(Generic[R]):
             warn_of_options(custom_data)
         checked = plain_custom_data(custom_data)
         path = result_path(result_file)
-        async with self._using() as opened:
+        async with self._opening.using() as opened:
             return await opened.pipeline.register(params, path, checked)
 
     async def sweep(
@@ -414,7 +388,7 @@ class AsyncStore(Generic[R]):
         Raises:
             DatabaseError: The database failed.
         """
-        async with self._using() as opened:
+        async with self._opening.using() as opened:
             return await opened.pipeline.failures()
 
     async def recover(self) -> Recovered:
@@ -432,7 +406,7 @@ class AsyncStore(Generic[R]):
             ResultsDirError: The results folder is not there, or cannot be used.
             DatabaseError: The database failed.
         """
-        async with self._using() as opened:
+        async with self._opening.using() as opened:
             return await opened.pipeline.recover()
 
     async def ddl(self) -> str:
@@ -447,13 +421,7 @@ class AsyncStore(Generic[R]):
             SchemaError: A table differs from the model in another way.
             DatabaseError: The database failed.
         """
-        database = Database(self._db_url, lock_timeout=self._lock_timeout)
-        await database.open()
-        try:
-            statements = await missing_ddl(database, self._model)
-        finally:
-            await database.aclose()
-        return "".join(f"{statement};\n" for statement in statements)
+        return "".join(f"{statement};\n" for statement in await lacking(self._settings))
 
     async def _one(self, params: Params, custom_data: Mapping[str, Any], *, force: bool) -> R:
         if self._WARNS:
@@ -476,7 +444,7 @@ class AsyncStore(Generic[R]):
         return _Call(
             as_source(params),
             plain_custom_data({} if custom_data is None else custom_data),
-            settings.or_else(self._settings),
+            settings.or_else(self._settings.runs),
             on_error,
             make_meter(progress, _length(params)),
             is_sweep,
@@ -484,7 +452,7 @@ class AsyncStore(Generic[R]):
 
     async def _collect(self, call: "_Call", *, force: bool = False) -> list[R]:
         try:
-            async with self._using() as opened:
+            async with self._opening.using() as opened:
                 if call.is_sweep:
                     await opened.pipeline.tidy()
                 options = await call.options(opened.executors)
@@ -500,7 +468,7 @@ class AsyncStore(Generic[R]):
     async def _stream(self, call: "_Call") -> AsyncGenerator[R, None]:
         try:
             # No call that a closing store waits for: nobody can tell when the next record is taken.
-            opened = await self._open()
+            opened = await self._opening.opened()
             await opened.pipeline.tidy()
             options = await call.options(opened.executors)
             records = opened.pipeline.stream(
@@ -514,71 +482,6 @@ class AsyncStore(Generic[R]):
                 await opened.executors.release(options.executor)
         finally:
             call.meter.close()
-
-    def _using(self) -> "_Using[R]":
-        return _Using(self._open)
-
-    async def _open(self) -> _Opened[R]:
-        """What the store has open, on this loop; opened by whoever comes first."""
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._make_ready())
-        opening = self._opening
-        _check_loop(opening)
-        if not opening.done():
-            await asyncio.wait({opening})
-        has_failed = opening.cancelled() or opening.exception() is not None
-        if has_failed and self._opening is opening:
-            self._opening = None  # the next call tries again
-        return opening.result()
-
-    async def _make_ready(self) -> _Opened[R]:
-        # Not the loop's default pool: threads of that one may be waiting for this very store.
-        await anyio.to_thread.run_sync(self._folder.open)
-        database = Database(self._db_url, lock_timeout=self._lock_timeout)
-        await database.open()
-        try:
-            schema = await open_schema(database, self._model)
-        except BaseException:
-            await database.aclose()
-            raise
-        ledger = Ledger(database, schema.identity, schema.model, self._model)
-        executors = Executors(self._runner, self._settings.executor, self._settings.max_workers)
-        claimant = self._claimant(database, schema.identity, schema.model)
-        pipeline = Pipeline(
-            self._runner,
-            executors,
-            schema.identity,
-            ledger,
-            self._folder,
-            nonce=schema.nonce,
-            claimant=claimant,
-            checksum=self._checksum,
-        )
-        await pipeline.tidy()
-        return _Opened(database, executors, pipeline, claimant.heartbeat)
-
-    def _claimant(self, database: Database, identity: Identity, model: str) -> Claimant:
-        owner, ttl = new_owner(), self._lease_ttl
-        if database.dialect.is_private:  # nobody else sees it
-            return Claimant(owner, math.inf, None)
-        # Not the store itself: that may be gone before its runs are.
-        url, record_class = self._db_url, self._model
-
-        @asynccontextmanager
-        async def connected() -> AsyncIterator[Renew]:
-            # Of its own: the store's connections are its loop's, and may be busy for long.
-            beating = Database(url, lock_timeout=ttl / 8, writes_only=True)
-            await beating.open()
-            try:
-                ledger = Ledger(beating, identity, model, record_class)
-                yield lambda ids: ledger.renew(ids, owner, ttl)
-            finally:
-                await beating.aclose()
-
-        return Claimant(owner, ttl, Heartbeat(connected, ttl))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opening": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -624,56 +527,6 @@ def _one_of(client: Any, executor: Any) -> Any:
 def _length(params: object) -> int | None:
     length = length_hint(params, -1)
     return length if length >= 0 else None
-
-
-class _Using(Generic[R]):
-    """An open store for the time of one call.
-
-    No generator: contextlib sets the traceback of what goes through one, and some cannot be set.
-    """
-
-    def __init__(self, open_store: Callable[[], Awaitable[_Opened[R]]]) -> None:
-        self._open_store = open_store
-
-    async def __aenter__(self) -> _Opened[R]:
-        self._opened = await self._open_store()
-        self._opened.pipeline.begin_call()
-        return self._opened
-
-    async def __aexit__(self, *_: object) -> None:
-        self._opened.pipeline.end_call()
-
-
-def _check_loop(opening: asyncio.Task[Any]) -> None:
-    """Raise ``WrongLoopError`` unless the store was opened on the loop that runs here."""
-    loop = opening.get_loop()
-    if loop is asyncio.get_running_loop():
-        return
-    what_to_do = (
-        "that loop is gone: aclose(), awaited here, lets the store open anew"
-        if loop.is_closed()
-        else "close it there (async with, or aclose()), or make a store for each loop"
-    )
-    raise WrongLoopError(
-        f"this AsyncStore was opened on another event loop and belongs to it; {what_to_do}"
-    )
-
-
-async def _close(opening: asyncio.Task[_Opened[Any]]) -> None:
-    # A loop that has ended has ended all that was under way on it.
-    has_loop = opening.get_loop() is asyncio.get_running_loop()
-    if has_loop:
-        await asyncio.wait({opening})
-    if not opening.done() or opening.cancelled() or opening.exception() is not None:
-        return
-    opened = opening.result()
-    if has_loop:
-        await opened.pipeline.stop()
-    opened.pipeline.release()
-    if opened.heartbeat is not None and (beating := opened.heartbeat.stop()) is not None:
-        await anyio.to_thread.run_sync(beating.join)
-    await opened.executors.aclose()
-    await opened.database.aclose()
 
 
 def warn_of_options(custom_data: Mapping[str, Any]) -> None:

@@ -334,7 +334,7 @@ def test_a_cancelled_claim_leaves_its_successors_alone(folder: Path) -> None:
     async def main() -> None:
         async with make(run) as store:
             await store.retrieve({"n": 0})
-            pipeline = (await store._open()).pipeline
+            pipeline = (await store._opening.opened()).pipeline
             in_line = pipeline._runs._claims._taking._requests
 
             async def queued(n: int) -> asyncio.Task[Any]:

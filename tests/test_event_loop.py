@@ -162,7 +162,7 @@ def test_closing_under_thread_runs_keeps_them_and_drops_those_in_line() -> None:
         await until(begun.is_set)
         joined = asyncio.create_task(store.run_or_retrieve({"n": 1}))
         in_line = asyncio.create_task(store.run_or_retrieve({"n": 2}))
-        flights = store._opening.result().pipeline._flights._flights  # type: ignore[union-attr]
+        flights = store._opening._task.result().pipeline._flights._flights  # type: ignore[union-attr]
         await until(lambda: sum(len(flight._waiters) for flight in flights.values()) == 3)
         closing = asyncio.create_task(store.aclose())
         with pytest.raises(StoreClosedError, match="closed while"):
@@ -636,20 +636,18 @@ def test_a_store_in_use_is_not_closed_from_another_loop() -> None:
 
 def test_a_loop_that_ends_under_a_store_ends_without_a_complaint() -> None:
     """asyncio.run cancels what is under way: the runs are given back, and nothing hangs."""
+    has_begun = threading.Event()
+
+    async def runner(params: dict[str, Any]) -> None:
+        has_begun.set()
+        await asyncio.sleep(DEADLINE)
 
     async def leave(store: AsyncStore[Point]) -> None:
-        begun = threading.Event()
-
-        async def runner(params: dict[str, Any]) -> None:
-            begun.set()
-            await asyncio.sleep(DEADLINE)
-
-        store._runner = runner
         waiting = asyncio.create_task(store.sweep([{"n": n} for n in range(5)]))
-        await until(begun.is_set)
+        await until(has_begun.is_set)
         assert not waiting.done()
 
-    store = make(simulate_async)
+    store = make(runner)
     begun = time.monotonic()
     asyncio.run(leave(store))
     assert time.monotonic() - begun < 5

@@ -258,7 +258,7 @@ records = []
 other = threading.Thread(target=lambda: records.append(store.run_or_retrieve({"n": 1})))
 other.start()
 begun.wait()
-flights = store._store._opening.result().pipeline._flights._flights
+flights = store._store._opening._task.result().pipeline._flights._flights
 
 def watch():
     while sum(len(flight._waiters) for flight in list(flights.values())) < 2:

@@ -230,7 +230,7 @@ if not child:
     del store
     gc.collect()
     own.run_or_retrieve({"n": 3})
-    loop = own._store._opening.get_loop()
+    loop = own._store._opening._task.get_loop()
     say(len(asyncio.all_tasks(loop)))
     sys.exit()
 _, status = os.waitpid(child, 0)

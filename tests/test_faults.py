@@ -696,8 +696,8 @@ class Holdings:
     """What a process and its open store hold."""
 
     def __init__(self, store: AsyncStore[Point]) -> None:
-        assert store._opening is not None
-        opened = store._opening.result()
+        assert store._opening._task is not None
+        opened = store._opening._task.result()
         names = (re.sub(r"[ _-]\d.*", "", thread.name) for thread in threading.enumerate())
         self.threads = Counter(names)
         self.files = open_files()

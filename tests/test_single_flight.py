@@ -46,10 +46,10 @@ def waiters(store: Any) -> int:
     """How many requests wait for the runs that are under way."""
     behind = store.store if isinstance(store, SyncFace) else store
     behind = behind._store if isinstance(behind, Store) else behind
-    opening = behind._opening
-    if opening is None or not opening.done():
+    task = behind._opening._task
+    if task is None or not task.done():
         return 0
-    flights = opening.result().pipeline._flights._flights
+    flights = task.result().pipeline._flights._flights
     return sum(len(flight._waiters) for flight in list(flights.values()))
 
 

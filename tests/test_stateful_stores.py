@@ -26,7 +26,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from entropic import AsyncStore, RemoteRunError, async_store
+from entropic import AsyncStore, RemoteRunError, opening
 from entropic.leases import Flight, Waiter, owners
 from entropic.pipeline import claims, elsewhere, lookup
 from tests import databases
@@ -92,10 +92,10 @@ class Owner:
 
     async def open(self, patched: pytest.MonkeyPatch) -> None:
         """Open the store, and come between it and its database."""
-        patched.setattr(async_store, "new_owner", lambda: self.name)
+        patched.setattr(opening, "new_owner", lambda: self.name)
         await self.store.__aenter__()
-        assert self.store._opening is not None
-        self.opened = self.store._opening.result()
+        assert self.store._opening._task is not None
+        self.opened = self.store._opening._task.result()
         database, pipeline = self.opened.database, self.opened.pipeline
         self._complete = pipeline._cache.ledger.complete
         for subject, name, instead in (
