@@ -181,9 +181,10 @@ class Pipeline(Generic[R]):
     async def retrieve(self, params: Params) -> R | None:
         """The record of a parameter set; ``None`` on a miss."""
         answer = await self._lookup.one(params)
-        if answer is not None and answer.is_lost:
-            # Perhaps a re-run was killed between the two, be it long ago: its result is recovered.
-            await self._salvage.tidy(answer.parameters.id)
+        # Perhaps a re-run was killed between the two, be it long ago: its result is recovered.
+        if (answer is not None and answer.is_lost) and (
+            await self._salvage.tidy(answer.parameters.id) or answer.is_unsettled
+        ):
             answer = await self._lookup.one(params)
         if answer is None or isinstance(answer.error, IdConflictError):
             return None
