@@ -109,14 +109,14 @@ class Lookup(Generic[R]):
         return answers
 
     async def one(
-        self, params: Any, recover: Callable[[str], Awaitable[object]] | None = None
+        self, params: Any, recover: Callable[[str], Awaitable[bool]] | None = None
     ) -> Answer[R] | None:
         """What there is for params of which, with an ``id``, the others may be left out.
 
         Args:
             params: The parameters.
-            recover: Brings back what a crash may have left of a run, by its id; called where a
-                row has lost its result.
+            recover: Brings back what a crash may have left of a run, by its id, and says whether
+                there was anything; called where a row has lost its result.
 
         Returns:
             ``None`` where the id holds other parameters than those given.
@@ -140,11 +140,12 @@ class Lookup(Generic[R]):
         return await self._recovered(stored, recover)
 
     async def _recovered(
-        self, wanted: ParameterSet, recover: Callable[[str], Awaitable[object]] | None
+        self, wanted: ParameterSet, recover: Callable[[str], Awaitable[bool]] | None
     ) -> Answer[R]:
         (answer,) = await self._settled([wanted])
-        if answer.is_lost and recover is not None:
-            await recover(answer.parameters.id)
+        if (answer.is_lost and recover is not None) and (
+            await recover(answer.parameters.id) or answer.is_unsettled
+        ):
             (answer,) = await self._settled([wanted])
         _warn(answer)
         return answer

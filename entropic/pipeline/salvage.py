@@ -56,25 +56,30 @@ class Salvage(Generic[R]):
         """Store what others have finished and left, discard what they have not; find strays."""
         if not self._cache.folder.is_writable:
             await self._cache.threads.run(self._cache.folder.make_ready)
-        published, discarded = await self._clear()
+        published, discarded, _ = await self._clear()
         strays = await self._strays(await self._cache.threads.run(self._cache.folder.names))
         if strays:  # what was just being published has its row by now
             strays = await self._strays(strays)
         paths = tuple(self._cache.folder.given(name) for name in strays)
         return Recovered(tuple(published), tuple(dict.fromkeys(discarded)), paths)
 
-    async def tidy(self, only: str | None = None) -> None:
+    async def tidy(self, only: str | None = None) -> bool:
         """The same, on the way to something else: what keeps it from it is no failure of that.
 
         Args:
             only: The id of the run that alone is looked at; ``None`` for all.
+
+        Returns:
+            Whether anything finished had been left: it is stored now, by this store or another.
         """
         if not self._cache.folder.is_writable:
-            return
+            return False
         try:
-            await self._clear(only)
+            _, _, were_left = await self._clear(only)
         except EntropicError:
             _logger.warning("what a crash may have left was not recovered", exc_info=True)
+            return False
+        return were_left
 
     def take_over(self, parameters: ParameterSet, claim: Claim, stage: Stage) -> Executed | None:
         """Make the last finished stage of the earlier owners this owner's; in a thread."""
@@ -114,14 +119,15 @@ class Salvage(Generic[R]):
             parameters, claim.token, sidecar.custom_data, stage, outcome, may_have_name=True
         )
 
-    async def _clear(self, only: str | None = None) -> tuple[list[str], list[str]]:
+    async def _clear(self, only: str | None = None) -> tuple[list[str], list[str], bool]:
         """Publish and store what owners that are gone have finished; discard what they have not.
 
         Args:
             only: The id of the run that alone is looked at; ``None`` for all.
 
         Returns:
-            The ids of what was stored, and of what was discarded.
+            The ids of what was stored, and of what was discarded; whether anything finished had
+            been left, which another store may have been faster to store.
 
         Raises:
             ResultsDirError: The results folder cannot be read.
@@ -131,7 +137,7 @@ class Salvage(Generic[R]):
         staged = await self._cache.threads.run(self._cache.folder.staged, self._cache.nonce)
         staged = [stage for stage in staged if only in (None, stage[0])]
         if not staged:
-            return [], []
+            return [], [], False
         await self._claims.give_back_owed()
         ids = sorted({id for id, _, _ in staged})
         states: dict[str, State] = {}
@@ -148,7 +154,7 @@ class Salvage(Generic[R]):
         finished = list(left.finished.values())
         for start in range(0, len(finished), BATCH):
             stored += await self._recovered(finished[start : start + BATCH], list(left.dead))
-        return stored, [id for id, _ in useless]
+        return stored, [id for id, _ in useless], bool(finished)
 
     async def _fenced(self, left: Leftovers) -> list[tuple[str, Stage]]:
         """Of what is still somebody's, what nobody can publish any more, as it has a later claim.
