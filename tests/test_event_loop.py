@@ -653,3 +653,33 @@ def test_a_loop_that_ends_under_a_store_ends_without_a_complaint() -> None:
     assert time.monotonic() - begun < 5
     assert os.listdir("results/.entropic/staging") == []
     asyncio.run(store.aclose())
+
+
+def test_a_loop_that_ends_waits_for_a_runner_in_a_thread() -> None:
+    """Which cannot be stopped: its result is stored, and nobody else runs it meanwhile."""
+    has_begun, has_ended, is_late = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(params: dict[str, Any]) -> None:
+        has_begun.set()
+        is_late.wait(DEADLINE)
+        try:
+            simulate(params)
+        finally:
+            has_ended.set()
+
+    async def leave(store: AsyncStore[Point]) -> None:
+        waiting = asyncio.create_task(store.sweep([{"n": 1}]))
+        await until(has_begun.is_set)
+        assert not waiting.done()
+        threading.Timer(0.3, is_late.set).start()
+
+    async def ask(store: AsyncStore[Point]) -> Point:
+        async with store:
+            return await store.run_or_retrieve({"n": 1})
+
+    store = make(slow)
+    asyncio.run(leave(store))
+    record = asyncio.run(ask(make(simulate)))
+    assert has_ended.wait(DEADLINE)
+    assert (calls(record.id), Path(record.result_file).exists()) == (1, True)
+    asyncio.run(store.aclose())

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from entropic import Base, Store, mapped_column
+from entropic import Base, Mapped, Store, mapped_column
 from entropic.database import Database
 from entropic.database.urls import async_url
 from entropic.errors import DatabaseBusyError, DatabaseError, ModelError, ParamsError, SchemaError
@@ -736,3 +736,26 @@ def _is_named(kind: Any, value: Any, call: str) -> None:
         databases.change("UPDATE sims SET x = 'slow'")
         with pytest.raises(SchemaError, match=rf"sims.x .*'slow'.*{id}"):
             getattr(store, call)({"x": value})
+
+
+def test_a_column_that_is_added_to_a_mapped_model_is_a_parameter() -> None:
+    """Also for what a store of the model has prepared before."""
+
+    class Late(Base):
+        __tablename__ = "late"
+        a: Mapped[int]
+
+    def write(params: dict[str, Any]) -> None:
+        Path(params["result_file"]).write_text(str(params.get("b", "none")))
+
+    settings: dict[str, Any] = {"db_url": databases.url(), "file_suffix": ".txt"}
+    with Store(write, Late, **settings) as store:
+        store.run_or_retrieve({"a": 1})
+    Late.b = mapped_column(sa.BigInteger, default=0)
+    with Store(write, Late, **settings) as store:
+        asked = [{"a": a, "b": b} for a in (1, 2) for b in (0, 7)]
+        records: list[Any] = store.sweep(asked)
+        assert [{"a": r.a, "b": r.b} for r in records] == asked
+        texts = [Path(record.result_file).read_text() for record in records]
+        assert texts == ["none", "7", "0", "7"]
+        assert [r.id for r in store.sweep(asked)] == [r.id for r in records]

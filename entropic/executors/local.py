@@ -68,9 +68,12 @@ class ThreadExecutor:
         return self._slots.hold(depth)
 
     async def run(self, job: Job, began: Callable[[], None]) -> Outcome:
-        """Run it in a thread, which cannot be stopped: a cancelled run ends and counts."""
+        """Run it in a thread, which cannot be stopped: a cancelled run ends and counts.
+
+        So a loop that ends waits for it, too, as for whatever asyncio itself runs in threads.
+        """
         began()
-        return await undisturbed(self._threads.run(worker.run_job, job))
+        return await undisturbed(self._threads.submit(worker.run_job, job))
 
     async def aclose(self) -> None:
         """End the threads."""

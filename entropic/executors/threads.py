@@ -29,10 +29,20 @@ class Threads:
         Raises:
             StoreClosedError: The threads have been closed.
         """
+        return await self.submit(function, *args, **kwargs)
+
+    def submit(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """The same; the future is no task, which a loop that ends would cancel with all others.
+
+        Raises:
+            StoreClosedError: The threads have been closed.
+        """
         if self._is_closed:
             raise StoreClosedError
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        return asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:
         """Let the threads end, each with what it is at."""

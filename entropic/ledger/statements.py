@@ -251,18 +251,20 @@ class Statements:
         return (RUN.model == _bound("b_model")) & self._dialect.is_among(RUN.id, "b_ids")
 
 
-# Compiling takes longer than all else that opening a store does. A model's columns do not change
-# once it is mapped, and how an engine sets its dialect up depends on the kind of database alone.
-_known: Final[WeakKeyDictionary[type[Base], dict[type[Dialect], Statements]]] = WeakKeyDictionary()
+# Compiling takes longer than all else that opening a store does. How an engine sets its dialect up
+# depends on the kind of database alone.
+_known: Final[WeakKeyDictionary[type[Base], dict[Any, Statements]]] = WeakKeyDictionary()
 
 
 def statements_for(database: Database, identity: Identity) -> Statements:
     """The statements of a model in an open database."""
     of_model = _known.setdefault(identity.model, {})
-    kind = type(database.dialect)
-    if kind not in of_model:
-        of_model[kind] = Statements(database.dialect, database.compiler, identity)
-    return of_model[kind]
+    # A column may be added to a model that is mapped already.
+    columns = tuple(sa.inspect(identity.model).columns)
+    known = type(database.dialect), tuple(identity.parameters), columns
+    if known not in of_model:
+        of_model[known] = Statements(database.dialect, database.compiler, identity)
+    return of_model[known]
 
 
 def _bound(name: str, kind: Any = None) -> sa.BindParameter[Any]:
