@@ -9,9 +9,11 @@ PEERS := .venv-peers
 ARGS ?=
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# One process for each CPU, up to eight; --pdb makes it none. A file's tests stay together: a page's
-# blocks follow each other, and a module's clusters are started once.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+# Two processes for each CPU, as many tests wait for others; at most eight, and --pdb makes it none.
+# A file's tests stay together: a page's blocks follow each other, and a module's clusters are started
+# once.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help

@@ -165,7 +165,7 @@ class SweepError(EntropicError, ExceptionGroup[Exception]):
 
     Attributes:
         records: The records of the sets that are stored, in first-seen order.
-        failures: What failed, in the order of its ending.
+        failures: What failed, in first-seen order, too.
     """
 
     records: Sequence[Any]

@@ -547,3 +547,26 @@ def test_a_row_that_the_database_refuses_fails_alone(
     assert calls() == 4  # the result was there all the time
     assert store.recover() == Recovered()
     assert store.failures() == []
+
+
+@databases.either
+def test_failures_are_told_in_the_order_of_the_input() -> None:
+    """Whichever of them ended first."""
+
+    async def main() -> None:
+        second_has_failed = asyncio.Event()
+
+        async def fail(params: dict[str, Any]) -> None:
+            if params["n"] == 1:
+                await asyncio.wait_for(second_has_failed.wait(), 30)
+            else:
+                asyncio.get_running_loop().call_later(0.1, second_has_failed.set)
+            raise ValueError(params["n"])
+
+        async with AsyncStore(fail, Point, db_url=databases.url()) as store:
+            with pytest.raises(SweepError) as caught:
+                await store.sweep([{"n": 1}, {"n": 2}], max_workers=2, on_error="finish")
+        assert [failure.params["n"] for failure in caught.value.failures] == [1, 2]
+        assert [error.args for error in caught.value.exceptions] == [(1,), (2,)]
+
+    asyncio.run(main())

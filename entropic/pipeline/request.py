@@ -49,7 +49,6 @@ class Request(Generic[R]):
 
     Attributes:
         failed: How many runs have failed, where that ends nothing.
-        failures: Those, where they are wanted in the end.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Request(Generic[R]):
         self._force = force
         self._is_streamed = is_streamed
         self.failed = 0
-        self.failures: list[Failure] = []
+        self._failures: list[tuple[int, Failure]] = []
         self._position = 0
         self._own_ids: dict[str, str] = {}
         self._missing: dict[str, Answer[R]] = {}
@@ -91,6 +90,11 @@ class Request(Generic[R]):
         self._ended: deque[str | asyncio.Task[None]] = deque()
         self._has_news = asyncio.Event()
         self._has_output = asyncio.Event()
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The runs that have failed, in first-seen order, where they are wanted in the end."""
+        return [failure for _, failure in sorted(self._failures, key=lambda failed: failed[0])]
 
     async def collect(self) -> list[R]:
         """One record for each distinct set of the input, in first-seen order.
@@ -288,7 +292,7 @@ class Request(Generic[R]):
         landed = task.result()
         if isinstance(landed, Failure):
             self._meter.failed()
-            self._fail(landed)
+            self._fail(landed, min(places))
             self._schedule.failed(ended)
             return
         self._meter.ran()
@@ -305,13 +309,13 @@ class Request(Generic[R]):
             self._error = error
         return True
 
-    def _fail(self, failure: Failure) -> None:
+    def _fail(self, failure: Failure, place: int) -> None:
         if self._schedule.on_error == "raise":
             self._error = self._error or failure.exception
             return
         self.failed += 1
         if self._schedule.on_error == "finish":
-            self.failures.append(failure)
+            self._failures.append((place, failure))
 
     def _forget(self, ids: Sequence[str]) -> None:
         """A stream remembers only what is under way: its input may be endless."""
