@@ -16,7 +16,7 @@ import pytest
 from entropic import Store
 from tests import databases, scripts
 from tests.scripts import wait_for
-from tests.simulations import Point, simulate
+from tests.simulations import Point, calls, simulate
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -104,12 +104,10 @@ def test_a_signal_leaves_what_the_next_call_uses(
     with Store(run, Point, file_suffix=".npy", db_url=databases.url()) as store:
         records = store.sweep({"n": n} for n in range(5))
     assert [record.n for record in records] == list(range(5))
-    told = sorted(ran + finished)
-    if executor == "thread":
-        # What ended in a thread as Python did is finished, too, though it was not stored: the one
-        # that was under way, and one that had begun before the signal was heard.
-        told = sorted({*told, 2, 3} if len(told) == len(set(told)) else told)
-    assert told == list(range(5))
+    # What ended in a thread as Python did is finished, too, though it was not stored.
+    if executor != "thread":
+        assert sorted(ran + finished) == list(range(5))
+    assert calls() == 5
     assert all(Path(record.result_file).is_file() for record in records)
     # What is killed outright, or finishes in a thread as Python exits, is recovery's to clear.
     if sent == "interrupt" and executor != "thread":
