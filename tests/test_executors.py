@@ -21,7 +21,7 @@ from tests import databases, scripts
 from tests.conftest import SyncFace
 from tests.simulations import Point, calls, mark_call, simulate
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("database"), databases.either]
 
 DEADLINE = 20.0
 

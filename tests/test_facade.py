@@ -19,7 +19,7 @@ from entropic import AsyncStore, Store, StoreClosedError, WrongLoopError
 from tests import databases, scripts
 from tests.simulations import Point, calls, simulate, simulate_async
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("database"), databases.either]
 
 DEADLINE = 20.0
 
