@@ -18,6 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+_LONGEST = 65536  # bytes of a message
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends that hand on messages, each whole and by itself."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
 
 class Forked:
     """One process that a server has forked; as much of ``subprocess.Popen`` as the tests use."""
@@ -25,9 +32,8 @@ class Forked:
     def __init__(self, answers: socket.socket, stdout: IO[str]) -> None:
         self.stdout: IO[str] | None = stdout
         self.returncode: int | None = None
-        self._answers = answers.makefile("r")
-        self._socket = answers
-        self.pid = int(self._answers.readline())
+        self._answers = answers
+        self.pid = int(answers.recv(_LONGEST))
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
@@ -46,13 +52,12 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; what it returned, or the negative number of the signal."""
         if self.returncode is None:
-            self._socket.settimeout(timeout)
+            self._answers.settimeout(timeout)
             try:
-                self.returncode = int(self._answers.readline())
+                self.returncode = int(self._answers.recv(_LONGEST))
             except TimeoutError:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0) from None
             self._answers.close()
-            self._socket.close()
         return self.returncode
 
 
@@ -60,11 +65,11 @@ class ForkServer:
     """The server of one test process; it ends with it.
 
     Args:
-        environment: In which it starts, and scripts that say nothing else.
+        environment: In which it starts; each script has one of its own.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours, theirs = _pair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
@@ -76,7 +81,7 @@ class ForkServer:
     def run(self, script: Path, stderr: IO[str], environment: Mapping[str, str]) -> Forked:
         """Start a script in the current working directory, with this process's umask."""
         reading, writing = os.pipe()
-        answers, theirs = socket.socketpair()
+        answers, theirs = _pair()
         mask = os.umask(0)
         os.umask(mask)
         request = {
@@ -102,36 +107,38 @@ def _serve(requests: socket.socket) -> dict[str, Any]:
     while True:
         ready, _, _ = select.select([requests, woken], [], [])
         if woken in ready:
-            woken.recv(1024)
-            for pid in list(under_way):
-                found, status = os.waitpid(pid, os.WNOHANG)
-                if found:
-                    with under_way.pop(pid) as answers, contextlib.suppress(OSError):
-                        answers.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+            woken.recv(_LONGEST)
+            _tell_of_ends(under_way)
         if requests not in ready:
             continue
-        message, fds, _, _ = socket.recv_fds(requests, 65536, 3)
+        message, fds, _, _ = socket.recv_fds(requests, _LONGEST, 3)
         if not message:
             sys.exit()
-        answering, stdout, stderr = fds
+        answering, *outputs = fds
         answers = socket.socket(fileno=answering)
-        pid = os.fork()
-        if pid:
-            answers.sendall(b"%d\n" % pid)
-            under_way[pid] = answers
-            os.close(stdout)
-            os.close(stderr)
-            continue
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for each in (requests, woken, waking, answers, *under_way.values()):
-            each.close()
-        os.close(stdout)
-        os.close(stderr)
-        return dict(json.loads(message))
+        if not (pid := os.fork()):
+            break
+        answers.sendall(b"%d" % pid)
+        under_way[pid] = answers
+        for output in outputs:
+            os.close(output)
+    for number, output in enumerate(outputs, 1):
+        os.dup2(output, number)
+        os.close(output)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in (requests, woken, waking, answers, *under_way.values()):
+        each.close()
+    return dict(json.loads(message))
+
+
+def _tell_of_ends(under_way: dict[int, socket.socket]) -> None:
+    for pid in list(under_way):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with under_way.pop(pid) as answers, contextlib.suppress(OSError):
+                answers.sendall(b"%d" % os.waitstatus_to_exitcode(status))
 
 
 def _become(request: Mapping[str, Any]) -> tuple[types.CodeType, dict[str, Any]]:
