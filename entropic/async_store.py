@@ -118,27 +118,28 @@ class AsyncStore(Generic[R]):
         check_seconds(lease_ttl, name="lease_ttl", is_finite=True)
         settings = RunSettings(executor, max_workers, retries, timeout)
         check_own_executor(settings, runner, self._EXECUTORS)
-        self._settings = StoreSettings(
-            runner,
-            result_cls,
-            results_folder(results_dir, file_suffix),
-            async_url(db_url),
-            settings,
-            checksum,
-            lock_timeout,
-            float(lease_ttl),
+        self._opening = Opening(
+            StoreSettings(
+                runner,
+                result_cls,
+                results_folder(results_dir, file_suffix),
+                async_url(db_url),
+                settings,
+                checksum,
+                lock_timeout,
+                float(lease_ttl),
+            )
         )
-        self._opening = Opening(self._settings)
 
     def __repr__(self) -> str:
-        settings = self._settings
+        settings = self._opening.settings
         return (
             f"{type(self).__name__}({settings.model.__name__},"
             f" results_dir={settings.folder.spelled!r}, Database({masked(settings.db_url)!r}))"
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opening": Opening(self._settings)}
+        return {**self.__dict__, "_opening": Opening(self._opening.settings)}
 
     async def __aenter__(self) -> Self:
         await self._opening.opened()
@@ -421,7 +422,7 @@ class AsyncStore(Generic[R]):
             SchemaError: A table differs from the model in another way.
             DatabaseError: The database failed.
         """
-        return "".join(f"{statement};\n" for statement in await lacking(self._settings))
+        return "".join(f"{statement};\n" for statement in await lacking(self._opening.settings))
 
     async def _one(self, params: Params, custom_data: Mapping[str, Any], *, force: bool) -> R:
         if self._WARNS:
@@ -444,7 +445,7 @@ class AsyncStore(Generic[R]):
         return _Call(
             as_source(params),
             plain_custom_data({} if custom_data is None else custom_data),
-            settings.or_else(self._settings.runs),
+            settings.or_else(self._opening.settings.runs),
             on_error,
             make_meter(progress, _length(params)),
             is_sweep,
