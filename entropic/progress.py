@@ -74,15 +74,16 @@ class Meter:
                 self._last_end = self._clock()
             self._show.state(self.progress())
 
-    def ran(self) -> None:
-        """A set has been run."""
-        self._runs += 1
-        self._ended()
+    def ran(self, count: int = 1) -> None:
+        """So many sets have been run, by whomever."""
+        if count:
+            self._runs += count
+            self._ended(count)
 
     def failed(self) -> None:
         """The run of a set has failed."""
         self._failures += 1
-        self._ended()
+        self._ended(1)
 
     def close(self) -> None:
         """There is no more; the last state stays shown."""
@@ -104,14 +105,13 @@ class Meter:
             self._eta(done, now),
         )
 
-    def _ended(self) -> None:
+    def _ended(self, count: int) -> None:
         """How much time passes from one run's end to the next: workers side by side count."""
         now = self._clock()
-        seconds, self._last_end = now - self._last_end, now
+        seconds, self._last_end = (now - self._last_end) / count, now
         mean = self._seconds_per_run
-        self._seconds_per_run = (
-            seconds if mean is None else _MEMORY * mean + (1 - _MEMORY) * seconds
-        )
+        memory = 0.0 if mean is None else _MEMORY**count
+        self._seconds_per_run = memory * (mean or 0.0) + (1 - memory) * seconds
         self._show.state(self.progress())
 
     def _eta(self, done: int, now: float) -> float | None:

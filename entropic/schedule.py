@@ -7,7 +7,7 @@ knows no clock; ``pipeline`` carries out what it says and tells it what became o
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ OnError = Literal["raise", "finish", "skip"]
 
 _AHEAD_SECONDS: Final = 0.25
 _MOST_AHEAD: Final = 256
+_SHARE: Final = 0.125
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 30.0
 
@@ -44,7 +45,14 @@ class Leave:
     ids: tuple[str, ...]
 
 
-Action = Pull | Start | Leave
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    """Look these up once more: others are at the same sweep, and may have run them meanwhile."""
+
+    ids: tuple[str, ...]
+
+
+Action = Pull | Start | Leave | LookAgain
 
 
 class Schedule:
@@ -81,8 +89,13 @@ class Schedule:
         self._on_demand = on_demand
         self._choose = choose
         self._is_shared = False
+        self._is_looking_again = False
+        # Since that was last done: what was started, and turned out to be in others' hands.
+        self._started = 0
+        self._met = 0
         self._seen: set[str] = set()
         self._waiting: deque[str] = deque()
+        self._claimed: deque[str] = deque()
         self._in_flight: set[str] = set()
         self._elsewhere: set[str] = set()
         self._is_pulling = False
@@ -102,21 +115,27 @@ class Schedule:
     def is_over(self) -> bool:
         """Whether nothing is left to do or to wait for."""
         under_way = self._in_flight or self._elsewhere
-        return not (under_way or self._is_pulling or self._wants_input or self._waiting)
+        is_busy = self._is_pulling or self._is_looking_again
+        return not (under_way or is_busy or self._wants_input or self._left)
 
     @property
     def window(self) -> int:
         """How many runs may be under way: those at work, and those claimed ahead of them.
 
         One ahead for each worker while runs are long, or not known yet; for short runs as many
-        as keep the workers busy for a while, so that they share transactions.
+        as keep the workers busy for a while, so that they share transactions. When others are at
+        the same sweep and it comes to its end, only a part of what is left, or they would stand
+        idle before that is done.
         """
         if self._on_demand:
             return 1
         ahead = 1.0
         if self._mean_seconds is not None:
             ahead = max(1.0, _AHEAD_SECONDS / max(self._mean_seconds, 1e-6))
-        return self._workers + int(min(self._workers * ahead, _MOST_AHEAD))
+        most = min(self._workers * ahead, _MOST_AHEAD)
+        if self._is_shared and not self._has_input:
+            most = min(most, max(self._workers, _SHARE * self._left))
+        return self._workers + int(most)
 
     def offered(self, ids: Sequence[str]) -> list[str]:
         """Parameter sets were read.
@@ -140,6 +159,21 @@ class Schedule:
         else:
             self._waiting.extend(misses)
 
+    def looked_again(self, hits: Sequence[str], claimed: Collection[str]) -> None:
+        """What waits has been looked up once more.
+
+        Args:
+            hits: Those that are stored by now.
+            claimed: Those that somebody is running: whatever else is left comes first.
+        """
+        self._is_looking_again = False
+        self._started = self._met = 0
+        self._forget(hits)
+        stored = set(hits)
+        left = [id for id in (*self._waiting, *self._claimed) if id not in stored]
+        self._waiting = deque(id for id in left if id not in claimed)
+        self._claimed = deque(id for id in left if id in claimed)
+
     def moved(self, id: str, *, is_elsewhere: bool) -> None:
         """A run that was started turns out to be another store's, and takes no place here.
 
@@ -151,6 +185,7 @@ class Schedule:
         if id in source:
             source.remove(id)
             target.add(id)
+            self._met += is_elsewhere
         self._is_shared = self._is_shared or is_elsewhere
 
     def resized(self, workers: int) -> None:
@@ -158,7 +193,9 @@ class Schedule:
         self._workers = workers
 
     def finished(self, id: str, seconds: float | None) -> None:
-        """A run is stored; ``seconds`` that its runner took, where that is known."""
+        """A run is stored; ``seconds`` that its runner took, where it was run here."""
+        if seconds is None and id in self._in_flight:
+            self._met += 1
         self._land(id)
         if seconds is not None:
             mean = self._mean_seconds
@@ -183,8 +220,9 @@ class Schedule:
         """Start nothing more, and leave what has not begun: a failure, or the store is closing."""
         self._must_leave = self._must_leave or not self._is_halted
         self._is_halted = True
-        self._has_dropped = self._has_dropped or self._has_input or bool(self._waiting)
+        self._has_dropped = self._has_dropped or self._has_input or bool(self._left)
         self._waiting.clear()
+        self._claimed.clear()
 
     def input_ended(self) -> None:
         """The input has failed, or nobody reads it any more."""
@@ -208,18 +246,34 @@ class Schedule:
         room = self.window - len(self._in_flight)
         # Not one at a time: each start is a claim, and those that start together share it.
         most = self.window if 2 * room >= self.window - self._workers else 0
+        if len(self._in_flight) < most and self._is_outdated(most):
+            self._is_looking_again = True
+            actions.append(LookAgain((*self._waiting, *self._claimed)))
+        if self._is_looking_again:
+            most = 0
         if self._is_shared and self._waiting and len(self._in_flight) < most:
             self._waiting.rotate(self._choose(len(self._waiting)))
-        while self._waiting and len(self._in_flight) < most:
-            starting.append(self._waiting.popleft())
+        while self._left and len(self._in_flight) < most:
+            starting.append((self._waiting or self._claimed).popleft())
             self._in_flight.add(starting[-1])
         if starting:
+            self._started += len(starting)
             actions.append(Start(tuple(starting)))
         reads = self._room(ready)
         if self._wants_input and not self._is_pulling and reads:
             self._is_pulling = True
             actions.append(Pull(reads))
         return actions
+
+    def _is_outdated(self, most: int) -> bool:
+        """Whether it pays to look again at what waits: half of what was tried was in vain."""
+        has_many = len(self._waiting) > most
+        return has_many and not self._is_looking_again and self._met * 2 >= max(self._started, 1)
+
+    @property
+    def _left(self) -> int:
+        """How much is to be started yet."""
+        return len(self._waiting) + len(self._claimed)
 
     @property
     def _wants_input(self) -> bool:
@@ -232,12 +286,12 @@ class Schedule:
         comes is stored already. Not each time that one record is taken: a look-up costs the more
         a set, the fewer sets it is for.
         """
-        if self._on_demand and (self._in_flight or self._waiting):
+        if self._on_demand and (self._in_flight or self._left):
             return 0
         if not self._is_streamed:
-            return BATCH if len(self._waiting) < self.window else 0
+            return BATCH if self._left < self.window else 0
         reach = min(2 * self.window + self._all_hits, BATCH)
-        ahead = ready + len(self._waiting) + len(self._in_flight)
+        ahead = ready + self._left + len(self._in_flight)
         if len(self._elsewhere) >= BATCH:  # what others run is read past, but remembered
             return 0
         return reach - ahead if 2 * ahead <= reach else 0

@@ -6,21 +6,42 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropic.schedule import BATCH, Leave, OnError, Pull, Schedule, Start, retry_delay
+from entropic.schedule import (
+    BATCH,
+    Leave,
+    LookAgain,
+    OnError,
+    Pull,
+    Schedule,
+    Start,
+    retry_delay,
+)
 
 
 class World:
-    """Carries out what a schedule says, with events in any order."""
+    """Carries out what a schedule says, with events in any order.
+
+    Other stores run ``others`` meanwhile.
+    """
 
     def __init__(
-        self, inputs: list[str], hits: set[str], failing: set[str], schedule: Schedule
+        self,
+        inputs: list[str],
+        hits: set[str],
+        failing: set[str],
+        schedule: Schedule,
+        others: set[str] | None = None,
     ) -> None:
         self.inputs = deque(inputs)
         self.stored = set(hits)
         self.failing = failing
+        self.others = others or set()
         self.schedule = schedule
         self.pull: int | None = None
+        self.look: tuple[str, ...] | None = None
         self.running: list[str] = []
+        self.elsewhere: set[str] = set()
+        self.found: list[str] = []
         self.started: list[str] = []
         self.left: list[str] = []
         self.under_way: set[str] = set()
@@ -40,9 +61,16 @@ class World:
                 case Start(ids):
                     assert not self.stops, "started after a failure"
                     assert not set(ids) & set(self.running), "started twice"
+                    assert not set(ids) & set(self.found), "started what is stored"
+                    assert self.look is None, "started what may be stored"
                     self.running.extend(ids)
                     self.started.extend(ids)
-                    assert len(self.running) <= self.schedule.window
+                    assert len(set(self.running) - self.elsewhere) <= self.schedule.window
+                case LookAgain(ids):
+                    assert self.look is None, "two looks at a time"
+                    assert len(set(ids)) == len(ids)
+                    assert not set(ids) & set(self.running), "looks for what is under way"
+                    self.look = ids
                 case Leave(ids):
                     assert set(ids) <= set(self.running)
                     self.left.extend(ids)
@@ -50,17 +78,24 @@ class World:
     @property
     def can_happen(self) -> bool:
         """Whether anything is under way, or waits to be taken."""
-        return bool(self.running or self.ready or self.pull is not None)
+        is_reading = self.pull is not None or self.look is not None
+        return bool(self.running or self.ready or is_reading)
 
     def happen(self, choice: random.Random, seconds: float) -> None:
         """One of the things under way ends, or a record is taken."""
         ends: list[str] = [*self.running]
         ends += ["pull"] * (self.pull is not None) + ["take"] * (self.ready > 0)
+        ends += ["look"] * (self.look is not None)
         ended = choice.choice(ends)
         if ended == "pull":
             self._read(choice)
         elif ended == "take":
             self.ready -= 1
+        elif ended == "look":
+            self._look(choice)
+        elif ended in self.others - self.stored - self.elsewhere:
+            self.elsewhere.add(ended)
+            self.schedule.moved(ended, is_elsewhere=True)
         else:
             self._end(ended, seconds)
         self.most_ready = max(self.most_ready, self.ready)
@@ -76,9 +111,25 @@ class World:
         self.ready += len(hits)
         self.schedule.looked_up(hits, misses, is_last=not taken)
 
+    def _look(self, choice: random.Random) -> None:
+        assert self.look is not None
+        looked, self.look = self.look, None
+        stored = [id for id in looked if id in self.others and choice.random() < 0.5]
+        if not self.stops:  # or they have been dropped by now
+            self.found += stored
+            self.stored.update(stored)
+            self.ready += len(stored)
+        claimed = {id for id in looked if id in self.others} - set(stored)
+        self.schedule.looked_again(stored, claimed)
+
     def _end(self, id: str, seconds: float) -> None:
         self.running.remove(id)
-        if id in self.failing:
+        if id in self.others:
+            self.elsewhere.discard(id)
+            self.stored.add(id)
+            self.ready += 1
+            self.schedule.finished(id, None)
+        elif id in self.failing:
             self.failures += 1
             self.stops = self.schedule.on_error == "raise"
             self.schedule.failed(id)
@@ -95,6 +146,7 @@ ids = st.integers(0, 30).map(str)
     inputs=st.lists(ids, max_size=60),
     hits=st.sets(ids),
     failing=st.sets(ids, max_size=2),
+    others=st.sets(ids),
     workers=st.integers(1, 8),
     seconds=st.floats(0, 100),
     on_error=st.sampled_from(["raise", "finish", "skip"]),
@@ -106,6 +158,7 @@ def test_whatever_the_order_each_distinct_miss_runs_once(
     inputs: list[str],
     hits: set[str],
     failing: set[str],
+    others: set[str],
     workers: int,
     seconds: float,
     on_error: OnError,
@@ -115,12 +168,13 @@ def test_whatever_the_order_each_distinct_miss_runs_once(
 ) -> None:
     """Every distinct miss is started once, unless a failure stops that; and it always ends.
 
-    What has failed is tried again only by a stream, which does not remember it.
+    Or others have run it meanwhile. What has failed is tried again only by a stream, which does
+    not remember it.
     """
     schedule = Schedule(
         workers, on_error=on_error, is_streamed=is_streamed, on_demand=is_streamed and on_demand
     )
-    world = World(inputs, hits, failing, schedule)
+    world = World(inputs, hits, failing, schedule, others)
     world.act()
     while not schedule.is_over:
         assert world.can_happen, "nothing is under way, and it is not over"
@@ -132,11 +186,14 @@ def test_whatever_the_order_each_distinct_miss_runs_once(
     started = world.started
     if not is_streamed:
         assert len(set(started)) == len(started)
-    assert len([id for id in started if id not in failing]) == len(set(started) - failing)
+    fail = failing - others
+    assert len([id for id in started if id not in fail]) == len(set(started) - fail)
     if world.stops:
         assert set(started) <= set(misses)
         return
-    assert list(dict.fromkeys(started)) == misses
+    assert {*started, *world.found} == set(misses)
+    if not others:
+        assert list(dict.fromkeys(started)) == misses
     assert schedule.is_complete
     assert not world.left
 
@@ -189,6 +246,58 @@ def test_what_runs_on_demand_rests_while_nobody_waits() -> None:
     schedule.finished("a", 0.001)
     assert schedule.next(ready=1) == []
     assert schedule.next(ready=0) == [Start(("b",))]
+
+
+def shared(count: int) -> Schedule:
+    """A schedule that has begun with many sets, and met others at the first two."""
+    schedule = Schedule(1, choose=lambda _: 0)
+    schedule.next()
+    schedule.looked_up([], schedule.offered([str(n) for n in range(count)]), is_last=False)
+    assert schedule.next() == [Start(("0", "1"))]
+    for id in ("0", "1"):
+        schedule.moved(id, is_elsewhere=True)
+    return schedule
+
+
+def test_where_others_are_met_all_that_waits_is_looked_up_again() -> None:
+    """Once, and not two at a time; what somebody is running comes last."""
+    schedule = shared(BATCH)
+    assert schedule.next() == [LookAgain(tuple(str(n) for n in range(2, BATCH)))]
+    assert schedule.next() == []
+    schedule.looked_again([str(n) for n in range(10, BATCH)], {"2", "4"})
+    for ids in (("3", "5"), ("6", "7"), ("8", "9"), ("2", "4")):
+        assert schedule.next()[0] == Start(ids)
+        for id in ids:
+            schedule.finished(id, 1.0)
+
+
+def test_where_others_are_seldom_met_nothing_is_looked_up_again() -> None:
+    """A look at all that waits has to be worth it."""
+    schedule = Schedule(workers=1, choose=lambda _: 0)
+    schedule.next()
+    schedule.looked_up([], schedule.offered([str(n) for n in range(BATCH)]), is_last=False)
+    for _ in range(20):
+        (start,) = schedule.next()
+        assert isinstance(start, Start)
+        for id in start.ids:
+            schedule.finished(id, 1.0)
+    (start,) = schedule.next()
+    assert isinstance(start, Start)
+    for id in start.ids:
+        schedule.moved(id, is_elsewhere=True)
+    assert isinstance(schedule.next()[0], Start)
+
+
+def test_at_the_end_of_a_shared_sweep_others_are_left_something() -> None:
+    """Few are claimed ahead of the one at work, however short runs are."""
+    alone, schedule = Schedule(workers=1), shared(60)
+    for each in (alone, schedule):
+        each.looked_up([], [], is_last=True)
+        each.finished("x", 0.001)
+    assert isinstance(schedule.next()[0], LookAgain)
+    schedule.looked_again([], ())
+    assert schedule.window == 1 + 58 // 8
+    assert alone.window > 200
 
 
 @given(attempts=st.integers(1, 10_000), jitter=st.floats(0, 1))

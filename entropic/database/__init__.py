@@ -17,6 +17,7 @@ import anyio.to_thread
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from entropic._backoff import next_look
 from entropic._shield import to_the_end, undisturbed
 from entropic.database.dialect import Begin, Dialect, Fault, Session
 from entropic.database.sessions import Sessions, drop
@@ -331,7 +332,7 @@ class Database:
         loop = asyncio.get_running_loop()
         deadline = (loop.time() if since is None else since) + self._lock_timeout
         lost: float | None = None
-        delay = _FIRST_DELAY
+        begun = loop.time()
         while True:
             try:
                 return await attempt()
@@ -345,8 +346,10 @@ class Database:
                     raise
             if left is not None and left.is_set():
                 raise asyncio.CancelledError
-            await asyncio.sleep(delay * (0.5 + self._jitter()))
-            delay = min(1.5 * delay, _LONGEST_DELAY)
+            waited = loop.time() - begun
+            await asyncio.sleep(
+                next_look(waited, self._jitter(), shortest=_FIRST_DELAY, longest=_LONGEST_DELAY)
+            )
 
     @staticmethod
     def _unknown(error: BaseException) -> DatabaseError:

@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from entropic.database.dialect import Begin, Fault, Reader, Session
 from entropic.errors import DatabaseBusyError, DatabaseError, RowRefusedError, SettingsError
 
-# A short busy timeout, with retries from the loop: a long one would block a cancellation.
-_BUSY_TIMEOUT_SECONDS: Final = 0.02
+# A short busy timeout, with retries from the loop: a long one would block a cancellation, and
+# SQLite's own waits grow so fast (1, 2, 5, 10 ms) that most of them are slept through in vain.
+_BUSY_TIMEOUT_SECONDS: Final = 0.003
 
 # The first releases in which a WAL reset cannot lose a commit that another process is reading;
 # 3.50 and 3.44 have the fix in their own lines.

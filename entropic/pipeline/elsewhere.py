@@ -10,12 +10,14 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from entropic._backoff import next_look
 from entropic.errors import DatabaseError
 from entropic.ledger import State
 from entropic.recovery import is_at_work
 
 _FIRST_DELAY: Final = 0.01
 _LONGEST_DELAY: Final = 0.2
+_REST: Final = 4  # times what a look takes, so that looking never takes up the database or a CPU
 _DEAF_SECONDS: Final = 5.0
 
 
@@ -73,10 +75,12 @@ class Elsewhere:
             await asyncio.wait({self._task})
 
     async def _watch(self) -> None:
-        delay = _FIRST_DELAY
+        loop = asyncio.get_running_loop()
+        since = loop.time()
         while self._waiting:
             self._has_new = False
             self._news.clear()
+            begun = loop.time()
             try:
                 await self._hear()
                 states = await self._states(list(self._waiting))
@@ -88,10 +92,15 @@ class Elsewhere:
             ended = [id for id, state in states.items() if not is_at_work(state)]
             for id in ended:
                 self._tell(id, states[id])
-            delay = _FIRST_DELAY if ended or self._has_new else delay * 1.5
-            delay = min(delay, _LONGEST_DELAY)
+            now = loop.time()
+            if ended or self._has_new:
+                since = now
+            shortest = max(_FIRST_DELAY, _REST * (now - begun))
+            delay = next_look(
+                now - since, self._jitter(), shortest=shortest, longest=_LONGEST_DELAY
+            )
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay * (0.5 + self._jitter())):
+                async with asyncio.timeout(delay):
                     await self._news.wait()
 
     async def _hear(self) -> None:

@@ -26,7 +26,7 @@ from entropic.pipeline.lookup import Answer, Lookup
 from entropic.pipeline.runs import Landed
 from entropic.pipeline.sources import Source
 from entropic.progress import Meter
-from entropic.schedule import Leave, Pull, Schedule, Start
+from entropic.schedule import Leave, LookAgain, Pull, Schedule, Start
 
 _logger = logging.getLogger("entropic")
 
@@ -85,6 +85,7 @@ class Request(Generic[R]):
         self._closing: Exception | None = None
         self._working: asyncio.Task[None] | None = None
         self._pulling: asyncio.Task[None] | None = None
+        self._looking_again: asyncio.Task[None] | None = None
         self._running: dict[str, asyncio.Task[Landed[R] | Failure]] = {}
         self._waiters: dict[str, Waiter] = {}
         self._ended: deque[str | asyncio.Task[None]] = deque()
@@ -183,11 +184,19 @@ class Request(Generic[R]):
                 case Start(ids):
                     for id in ids:
                         self._start(id)
+                case LookAgain(ids):
+                    self._looking_again = asyncio.create_task(self._look_again(ids))
+                    self._looking_again.add_done_callback(self._tell)
                 case Leave(ids):
-                    if self._pulling is not None:
-                        self._pulling.cancel()  # nobody needs what an input yields an hour later
+                    for task in self._readers:  # nobody needs what an input yields an hour later
+                        task.cancel()
                     for id in ids:
                         self._drop(id)
+
+    @property
+    def _readers(self) -> list[asyncio.Task[None]]:
+        """What looks runs up: of the input, or once more."""
+        return [task for task in (self._pulling, self._looking_again) if task is not None]
 
     def _start(self, id: str) -> None:
         waiter = Waiter(self._foresee_failure, functools.partial(self._move, id))
@@ -247,6 +256,26 @@ class Request(Generic[R]):
         self._forget(hits)
         self._schedule.looked_up(hits, misses, is_last=not batch)
 
+    async def _look_again(self, ids: Sequence[str]) -> None:
+        """Take notice of what others have run, or are running, before it is tried here."""
+        hits: list[str] = []
+        claimed: set[str] = set()
+        # Not where a result is lost: that is on record already, and a miss.
+        ids = [id for id in ids if not self._missing[id].is_lost]
+        try:
+            answers = await self._lookup.answer([self._missing[id].parameters for id in ids])
+            for id, answer in zip(ids, answers, strict=True):
+                if answer.record is not None and not self._force:
+                    hits.append(id)
+                    del self._missing[id]
+                    self._put(self._places.pop(id), answer.record)
+                elif answer.entry.is_claimed:
+                    claimed.add(id)
+            self._meter.ran(len(hits))
+            self._forget(hits)
+        finally:
+            self._schedule.looked_again(hits, claimed)
+
     def _is_forced_through(self, error: EntropicError) -> bool:
         """Whether to run all the same: what is run anew does not need the folder that is gone."""
         return self._force and isinstance(error, ResultsDirError)
@@ -277,9 +306,10 @@ class Request(Generic[R]):
             )
 
     def _note(self, ended: str | asyncio.Task[None]) -> None:
-        """Take notice of what has ended: a run, by its id, or a task that has read input."""
+        """Take notice of what has ended: a run, by its id, or a task that has looked runs up."""
         if isinstance(ended, asyncio.Task):  # not the last one any more, perhaps
-            if self._broke(ended) or ended.cancelled():
+            is_broken = self._broke(ended) or ended.cancelled()
+            if is_broken and ended is not self._looking_again:
                 self._schedule.input_ended()
             return
         task = self._running.pop(ended)
@@ -325,9 +355,7 @@ class Request(Generic[R]):
 
     async def _leave(self) -> None:
         """Leave what is still under way; what has started and cannot be stopped goes on."""
-        tasks: set[asyncio.Task[Any]] = set(self._running.values())
-        if self._pulling is not None:
-            tasks.add(self._pulling)
+        tasks: set[asyncio.Task[Any]] = {*self._running.values(), *self._readers}
         for waiter in self._waiters.values():
             waiter.is_withdrawn = False
         for task in tasks:
