@@ -31,7 +31,7 @@ def estimate_pi(params: dict[str, Any]) -> None:
 def main() -> None:
     sets = [{"seed": seed, "points": 100_000} for seed in range(40)]
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="localhost:0") as cluster,
         Client(cluster) as client,
         Store(
             estimate_pi,

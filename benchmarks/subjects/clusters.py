@@ -11,7 +11,7 @@ from dask.distributed import Client, LocalCluster
 def cluster() -> Iterator[Any]:
     """A client of two worker processes of a thread each."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="localhost:0") as workers,
         Client(workers) as client,
     ):
         yield client
