@@ -153,10 +153,14 @@ async def _open(settings: StoreSettings[R]) -> Opened[R]:
     database = Database(settings.db_url, lock_timeout=settings.lock_timeout)
     await database.open()
     try:
-        schema = await open_schema(database, settings.model)
+        return await _opened(settings, database)
     except BaseException:
         await database.aclose()
         raise
+
+
+async def _opened(settings: StoreSettings[R], database: Database) -> Opened[R]:
+    schema = await open_schema(database, settings.model)
     ledger = Ledger(database, schema.identity, schema.model, settings.model)
     executors = Executors(settings.runner, settings.runs.executor, settings.runs.max_workers)
     claimant = _claimant(settings, database, schema.identity, schema.model)
@@ -170,6 +174,7 @@ async def _open(settings: StoreSettings[R]) -> Opened[R]:
         claimant=claimant,
         checksum=settings.checksum,
     )
+    database.before_loop_ends(pipeline.stop)
     await pipeline.tidy()
     return Opened(database, executors, pipeline, claimant.heartbeat)
 

@@ -194,6 +194,28 @@ class _Counted(Coroutine[Any, Any, Any]):
         return self
 
 
+@contextmanager
+def at_suspension(moment: int, then: Callable[[], object]) -> Iterator[None]:
+    """Have a function called at the n-th time, from 1, that a task started inside is suspended."""
+    loop = asyncio.get_running_loop()
+    count = 0
+
+    def suspended() -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            then()
+
+    earlier = loop.get_task_factory()
+    loop.set_task_factory(
+        lambda loop, coro, **options: asyncio.Task(_Counted(coro, suspended), loop=loop, **options)
+    )
+    try:
+        yield
+    finally:
+        loop.set_task_factory(earlier)
+
+
 async def cancelled_at(
     moment: int, call: Callable[[], Coroutine[Any, Any, Any]], *, everything: bool = False
 ) -> bool:
@@ -207,28 +229,20 @@ async def cancelled_at(
     Returns:
         Whether it took that long; if not, the call has ended by itself.
     """
-    loop = asyncio.get_running_loop()
-    count = 0
     others = asyncio.all_tasks()
+    reached = False
 
-    def suspended() -> None:
-        nonlocal count
-        count += 1
-        if count == moment:
-            for task in asyncio.all_tasks() - others if everything else {target}:
-                task.cancel()
+    def cancel() -> None:
+        nonlocal reached
+        reached = True
+        for task in asyncio.all_tasks() - others if everything else {target}:
+            task.cancel()
 
-    earlier = loop.get_task_factory()
-    loop.set_task_factory(
-        lambda loop, coro, **options: asyncio.Task(_Counted(coro, suspended), loop=loop, **options)
-    )
-    try:
-        target = loop.create_task(call())
+    with at_suspension(moment, cancel):
+        target = asyncio.get_running_loop().create_task(call())
         await asyncio.wait({target})
         if started := asyncio.all_tasks() - others:
             await asyncio.wait(started)
-    finally:
-        loop.set_task_factory(earlier)
     if not target.cancelled():
         target.result()
-    return count >= moment
+    return reached

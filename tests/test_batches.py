@@ -68,6 +68,25 @@ def test_short_runs_share_transactions(folder: Path) -> None:
 
 
 @databases.only_sqlite  # or none
+@pytest.mark.anyio
+async def test_a_task_cancelled_before_it_began_is_replaced() -> None:
+    """A loop that ends cancels it with all others; those who wait are answered all the same."""
+
+    async def call(items: list[int]) -> list[int]:
+        return items
+
+    batcher = Batcher[int, int](call, 1)
+    others = asyncio.all_tasks()
+    asking = asyncio.create_task(batcher.ask([1]))
+    await asyncio.sleep(0)
+    (working,) = asyncio.all_tasks() - others - {asking}
+    working.cancel()
+    async with asyncio.timeout(10):
+        assert await asking == [1]
+        assert await batcher.ask([2]) == [2]
+
+
+@databases.only_sqlite  # or none
 def test_who_asks_while_a_loop_ends_is_answered() -> None:
     """A loop that ends cancels all tasks, the one that answers among them."""
     answered: list[int] = []

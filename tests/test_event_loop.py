@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from entropic import AsyncStore, Base, Mapped, StoreClosedError, WrongLoopError
 from tests import databases
+from tests.outsiders import at_suspension, holding, waiting
 from tests.simulations import Point, calls, simulate, simulate_async
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("database")]
@@ -653,6 +655,58 @@ def test_a_loop_that_ends_under_a_store_ends_without_a_complaint() -> None:
     assert time.monotonic() - begun < 5
     assert os.listdir("results/.entropic/staging") == []
     asyncio.run(store.aclose())
+
+
+@pytest.mark.parametrize("runner", [simulate, simulate_async])
+def test_a_loop_that_ends_at_any_moment_leaves_no_claim(runner: Callable[..., Any]) -> None:
+    """Nobody waits for the lease of a store that is gone, in this process or on other machines."""
+    make_and_close = make(runner)
+    asyncio.run(make_and_close.run_or_retrieve({"n": 0}))
+    asyncio.run(make_and_close.aclose())
+
+    async def leave(moment: int) -> bool:
+        reached = asyncio.Event()
+        with at_suspension(moment, reached.set):
+            sets = [{"n": 10 * moment + n} for n in range(10)]
+            sweep = asyncio.create_task(make(runner).sweep(sets))
+            await asyncio.wait(
+                {sweep, asyncio.create_task(reached.wait())}, return_when=asyncio.FIRST_COMPLETED
+            )
+            return not sweep.done()
+
+    moment = 1
+    while asyncio.run(leave(moment)):
+        assert databases.ask("SELECT id FROM entropic_runs WHERE owner IS NOT NULL") == [], moment
+        moment += 7
+    assert moment > 50
+
+
+@databases.only_sqlite
+@pytest.mark.parametrize("held", [("BEGIN EXCLUSIVE",), ("BEGIN IMMEDIATE",)])
+@pytest.mark.parametrize("call", ["run", "delete", "retrieve"])
+def test_a_loop_that_ends_waits_for_no_lock(call: str, held: tuple[str, ...]) -> None:
+    """But for a moment; another program may have it for an hour."""
+
+    async def leave(lock: ExitStack) -> None:
+        store = make()
+        await store.run_or_retrieve({"n": 1})
+        lock.enter_context(holding(databases.PATH, *held))
+        with waiting() as meeting:
+            asking = asyncio.create_task(getattr(store, call)({"n": 1}))
+            if (call, *held) != ("retrieve", "BEGIN IMMEDIATE"):  # nothing keeps it from that
+                await meeting.met()
+                assert not asking.done()
+
+    async def ask() -> None:
+        async with make() as store:
+            assert await getattr(store, call)({"n": 1})
+
+    with ExitStack() as lock:
+        begun = time.monotonic()
+        asyncio.run(leave(lock))
+        assert time.monotonic() - begun < 5
+    assert databases.current().connections() == 0
+    asyncio.run(ask())
 
 
 def test_a_loop_that_ends_waits_for_a_runner_in_a_thread() -> None:

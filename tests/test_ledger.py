@@ -584,6 +584,7 @@ async def test_statements_find_their_rows_by_an_index(analyzed: bool) -> None:
         "delete": {"sims"},
         "bury": set(),
         "renew": {"entropic_runs"},
+        "relinquish": {"sims", "entropic_runs"},
     }
 
 

@@ -15,7 +15,7 @@ import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -353,6 +353,33 @@ async def test_a_call_that_waits_for_a_lock_can_be_cancelled(lock: str, call: st
             assert time.monotonic() - cancelled < 1.5
         assert await getattr(store, call)(*arguments)
     assert databases.current().is_sound()
+
+
+@pytest.mark.parametrize(
+    ("call", "lock"),
+    [*((call, lock) for call in ("run", "delete") for lock in LOCKS), ("retrieve", LOCKS[0])],
+)
+def test_a_loop_that_ends_waits_for_no_lock(call: str, lock: str) -> None:
+    """But for a moment; the connections are closed, and the call works on the next loop."""
+
+    async def leave(held: ExitStack) -> None:
+        store = make_store()
+        await store.run_or_retrieve({"n": 1})
+        held.enter_context(holding(lock))
+        asking = asyncio.create_task(getattr(store, call)({"n": 1}))
+        await until(lambda: bool(waiting_sessions()))
+        assert not asking.done()
+
+    async def ask() -> None:
+        async with make_store() as store:
+            assert await getattr(store, call)({"n": 1})
+
+    with ExitStack() as held:
+        begun = time.monotonic()
+        asyncio.run(leave(held))
+        assert time.monotonic() - begun < 5
+        assert databases.current().connections() == 0
+    asyncio.run(ask())
 
 
 def waiting_sessions() -> list[Any]:

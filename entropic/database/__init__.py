@@ -9,11 +9,10 @@ import contextlib
 import math
 import os
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-import anyio.to_thread
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -32,6 +31,9 @@ T = TypeVar("T")
 
 _FIRST_DELAY: Final = 0.002
 _LONGEST_DELAY: Final = 0.25
+
+# For what is to be given back when a loop ends; who waits for the database then waits no longer.
+_PARTING_SECONDS: Final = 0.5
 
 # For a lost connection to be made anew: a server that is started again takes about a second.
 _BACK_SECONDS: Final = 5.0
@@ -65,6 +67,8 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._listener: Session | None = None
         self._with_loop: AsyncGenerator[None, None] | None = None
+        self._before_loop_ends: Callable[[], Coroutine[Any, Any, object]] | None = None
+        self._waited_for: set[asyncio.Event] = set()  # of each write: set to end its waiting
         self._last_locked = -math.inf  # when this one last had the write lock
         self._readers = self._writers = Sessions(
             self._connect, self.dialect.writers or self.dialect.readers
@@ -84,7 +88,7 @@ class Database:
         await to_the_end(self._open())
 
     async def aclose(self) -> None:
-        """Close the connections; a transaction under way ends first.
+        """Close the connections; a transaction under way ends first, unless it waits for a lock.
 
         Whatever is asked for later is a ``StoreClosedError``.
         """
@@ -92,6 +96,13 @@ class Database:
         with_loop, self._with_loop = self._with_loop, None
         if with_loop is not None:
             await with_loop.aclose()
+
+    def before_loop_ends(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Have something done first where the loop ends, or this is dropped, before it is closed.
+
+        It has a moment for it: others may have the database locked.
+        """
+        self._before_loop_ends = work
 
     @property
     def compiler(self) -> sa.Dialect:
@@ -171,11 +182,14 @@ class Database:
             # Those who queue up behind a lock wait for it together, and not one after the other.
             since = max(asked, self._last_locked)
             written = self._written(_Writing(work, begin, undo, tell, left, since))
+            self._waited_for.add(left)
             try:
                 return await to_the_end(written, left)
             except Exception as error:
                 self._translate(error)
                 raise
+            finally:
+                self._waited_for.remove(left)
 
     async def listen(self, told: Callable[[str], None]) -> None:
         """Have a function called with what others tell when they have committed, from now on.
@@ -206,7 +220,6 @@ class Database:
         self._engine = self.dialect.engine()
         sa.event.listen(self._engine.sync_engine, "handle_error", _keep_connection)
         try:
-            await anyio.to_thread.run_sync(self.dialect.try_out)
             for sessions in {self._readers, self._writers}:
                 sessions.give_back(await sessions.take())
             self._with_loop = self._until_the_loop_ends()
@@ -225,12 +238,28 @@ class Database:
         try:
             yield
         finally:
+            if self._engine is not None:
+                await self._close_with_loop()
+
+    async def _close_with_loop(self) -> None:
+        if self._before_loop_ends is None:
             await self._close()
+            return
+        first = asyncio.ensure_future(self._before_loop_ends())
+        await asyncio.wait({first}, timeout=_PARTING_SECONDS)
+        await self._close()
+        # What still waited for a lock has been told to; no task may be left to a loop that is gone.
+        await asyncio.wait({first}, timeout=_PARTING_SECONDS)
+        first.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StoreClosedError, DatabaseError):
+            await first
 
     async def _close(self) -> None:
         engine, self._engine = self._engine, None
         if engine is None:
             return
+        for left in self._waited_for:
+            left.set()
         for sessions in {self._readers, self._writers}:
             await sessions.aclose()
         listener, self._listener = self._listener, None

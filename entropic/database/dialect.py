@@ -118,10 +118,6 @@ class Dialect(Protocol):
         """An engine whose connections begin no transaction by themselves."""
         ...
 
-    def try_out(self) -> None:
-        """Raise the driver's own error where the database cannot be opened; in a thread."""
-        ...
-
     async def session(self, connection: AsyncConnection) -> Session:
         """The session of a new connection."""
         ...

@@ -169,9 +169,6 @@ class PostgreSQL:
             json_deserializer=str,
         )
 
-    def try_out(self) -> None:
-        """The first connection does."""
-
     async def session(self, connection: AsyncConnection) -> PostgreSQLSession:
         """The session of a new connection."""
         driver = (await connection.get_raw_connection()).driver_connection

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import aiosqlite
+from sqlalchemy.dialects.sqlite import aiosqlite as aiosqlite_dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from entropic._shield import undisturbed
 from entropic.database.dialect import Begin, Fault, Reader, Session
 from entropic.errors import DatabaseBusyError, DatabaseError, RowRefusedError, SettingsError
 
@@ -100,6 +102,21 @@ class SQLiteSession:
         """SQLite tells nobody of anything."""
 
 
+class _Connection(aiosqlite.Connection):
+    """One whose end can be waited for, also where it could not be opened.
+
+    aiosqlite does not: it leaves a thread behind that reports to the loop, and where that is
+    closed by then, fails aloud.
+    """
+
+    stopped: asyncio.Future[None] | None = None
+
+    def stop(self) -> asyncio.Future[None] | None:
+        """Stop the thread."""
+        self.stopped = super().stop()
+        return self.stopped
+
+
 # Transactions are begun by hand: the driver's own BEGIN is deferred, and a read-then-write in one
 # loses updates or fails at once. With a rollback journal a commit waits for readers; EXCLUSIVE
 # waits for them beforehand.
@@ -128,31 +145,35 @@ class SQLite:
         self.writers = 0 if self.is_private else 1
 
     def engine(self) -> AsyncEngine:
-        """An engine whose connections begin no transaction by themselves.
-
-        They wait for a lock only for a moment: ``Database`` tries again, and can be cancelled.
-        """
-        engine = create_async_engine(
-            self.url,
-            hide_parameters=True,
-            connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "isolation_level": None},
-        )
+        """An engine whose connections begin no transaction by themselves."""
+        engine = create_async_engine(self.url, hide_parameters=True, async_creator=self._connect)
         preparer = engine.dialect.identifier_preparer
         preparer.reserved_words = {*preparer.reserved_words, *_MORE_RESERVED_WORDS}
         return engine
 
-    def try_out(self) -> None:
-        """Raise the driver's own error where the database cannot be opened; in a thread.
-
-        When aiosqlite cannot open one, it leaves a thread behind that reports to the loop,
-        without waiting for it: a loop that is closed by then makes it fail aloud.
-        """
-        (path,), options = aiosqlite.dialect().create_connect_args(self.url)
-        sqlite3.connect(path, uri=bool(options.get("uri"))).close()
-
     async def session(self, connection: AsyncConnection) -> SQLiteSession:
         """The session of a new connection."""
         return SQLiteSession(connection, (await connection.get_raw_connection()).driver_connection)
+
+    async def _connect(self) -> aiosqlite.Connection:
+        """A connection that waits for a lock only for a moment.
+
+        ``Database`` tries again, and can be cancelled.
+        """
+        (path,), options = aiosqlite_dialect.dialect().create_connect_args(self.url)
+        options.update(timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None)
+
+        def connect() -> sqlite3.Connection:  # aiosqlite logs it, and a partial shows the path
+            return sqlite3.connect(path, **options)
+
+        connection = _Connection(connect, 64)
+        connection._thread.daemon = True  # as SQLAlchemy does
+        try:
+            return await connection
+        except BaseException:
+            if connection.stopped is not None:
+                await undisturbed(connection.stopped)
+            raise
 
     async def prepare(self, session: Session, is_new: bool) -> None:
         """Set a new database up; an existing one keeps its journal mode."""

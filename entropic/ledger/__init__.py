@@ -250,6 +250,22 @@ class Ledger(Generic[R]):
             lambda t: t.execute_many(self._statements.fail, rows), tell=self._model
         )
 
+    async def relinquish(self, ids: Sequence[str], owner: str) -> None:
+        """Give back what an owner still has of these runs, whatever its tokens are.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        keys = self._database.dialect.bind_keys(sorted(ids))
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.hold(self._statements.hold, b_model=self._model, b_ids=keys)
+            await transaction.fetch(
+                self._statements.relinquish, b_model=self._model, b_ids=keys, b_owner=owner
+            )
+
+        await self._database.write(work, tell=self._model)
+
     async def failures(self) -> list[Failure]:
         """The failures on record, by run id: those after which the run has not succeeded.
 

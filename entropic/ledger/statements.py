@@ -173,6 +173,21 @@ class Statements:
         )
 
     @_compiled
+    def relinquish(self) -> Any:
+        """The claims that an owner still has given back, as by an interruption."""
+        is_stored = sa.exists().where(self._table.c.id == RUN.id)
+        return (
+            sa.update(runs_table)
+            .where(self._is_one(), RUN.owner == _bound("b_owner"))
+            .values(
+                state=sa.case((is_stored, "done"), else_="interrupted"),
+                owner=sa.null(),
+                lease_expires=sa.null(),
+                error=sa.null(),
+            )
+        )
+
+    @_compiled
     def failures(self) -> Any:
         """What has failed, and not succeeded since."""
         has_failed = (RUN.model == _bound("b_model")) & RUN.error.is_not(None)

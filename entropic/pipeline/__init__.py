@@ -83,8 +83,8 @@ class Pipeline(Generic[R]):
         self._requests: set[Request[R]] = set()
         self._flights: Flights[Landed[R] | Failure | None] = Flights()
         self._lookup = Lookup(cache)
-        claims = Claims(ledger, claimant)
-        publisher = Publisher(cache, claims.linger)
+        self._claims = claims = Claims(ledger, claimant)
+        self._publisher = publisher = Publisher(cache, claims.linger)
         self._salvage = Salvage(cache, claims, publisher, patience=claimant.ttl)
         self._rows = Rows(cache, self._lookup, claims, self._salvage)
         self._runs = Runs(
@@ -245,6 +245,9 @@ class Pipeline(Generic[R]):
         while self._calls:
             self._is_idle.clear()
             await self._is_idle.wait()
+        await self._publisher.aclose()
+        await self._lookup.aclose()
+        await self._claims.aclose()
 
     def release(self) -> None:
         """Give everything back."""

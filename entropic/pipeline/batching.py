@@ -47,18 +47,30 @@ class Batcher(Generic[Item, Answer]):
         answers: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
         self._requests.append((items, answers))
         if self._task is None:
-            self._task = asyncio.create_task(self._work())
+            self._start()
         return await answers
 
+    async def aclose(self) -> None:
+        """Let a call end that is under way, also where nobody waits for it any more."""
+        while self._task is not None:
+            await asyncio.wait({self._task})
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._work())
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, _: object) -> None:
+        # A loop that ends cancels all tasks, also one that has not begun yet: who still waits is
+        # not forgotten.
+        self._task = None
+        if self._requests:
+            self._start()
+
     async def _work(self) -> None:
-        try:
-            while self._requests:
-                if (seconds := self._linger()) > 0:
-                    await asyncio.sleep(seconds)
-                await self._answer(self._next())
-        finally:
-            # A loop that ends cancels all tasks, this one too: who still waits is not forgotten.
-            self._task = asyncio.create_task(self._work()) if self._requests else None
+        while self._requests:
+            if (seconds := self._linger()) > 0:
+                await asyncio.sleep(seconds)
+            await self._answer(self._next())
 
     def _next(self) -> list[tuple[Sequence[Item], asyncio.Future[list[Answer]]]]:
         taken = [self._requests.popleft()]

@@ -62,6 +62,8 @@ class Claims(Generic[R]):
         self._taking: Batcher[_Wanted, Claim | State] = Batcher(self._take, BATCH)
         self._returning: Batcher[_Return, None] = Batcher(self._return, BATCH)
         self._owed: list[_Return] = []
+        # What this store has claimed, or may have: by id, the token, or 0 where that is not known.
+        self._out: dict[str, int] = {}
         self._elsewhere = Elsewhere(ledger.states, ledger.listen)
         self._contended_until = 0.0
 
@@ -101,9 +103,14 @@ class Claims(Generic[R]):
             DatabaseError: The database failed; nothing is claimed.
         """
         owner = self._claimant.owner
+        self._out |= dict.fromkeys(ids, 0)
         # What this store has claimed and could not give back is its own to take again; each run
         # of it that is under way is asked for once.
-        return await self._ledger.claim(ids, owner, self._claimant.ttl, [owner, *gone])
+        claims = await self._ledger.claim(ids, owner, self._claimant.ttl, [owner, *gone])
+        for id in ids:
+            self._out.pop(id, None)
+        self._out |= {id: claim.token for id, claim in claims.items()}
+        return claims
 
     async def ended(self, id: str) -> State:
         """Wait until nobody runs a run any more, and return how it is with it then.
@@ -121,6 +128,11 @@ class Claims(Generic[R]):
         """Renew a claim no more."""
         if self._claimant.heartbeat is not None:
             self._claimant.heartbeat.release(id)
+
+    def forget(self, id: str, token: int) -> None:
+        """A claim has ended: its run is stored, or a later owner has it, or it was given back."""
+        if self._out.get(id) == token:
+            del self._out[id]
 
     async def give_back(self, returned: Sequence[_Return]) -> None:
         """Give claims back: (id, token, what went wrong) each; ``None`` for an interruption.
@@ -148,9 +160,14 @@ class Claims(Generic[R]):
         return _LINGER_SECONDS if is_contended else 0.0
 
     async def aclose(self) -> None:
-        """Wait for nobody any more."""
-        await self.give_back_owed()
+        """Wait for nobody any more, and have nothing: not even what was claimed unheard."""
         await self._elsewhere.aclose()
+        await self._taking.aclose()
+        await self._returning.aclose()
+        await self.give_back_owed()
+        if self._out:
+            with contextlib.suppress(DatabaseError):
+                await self._ledger.relinquish(list(self._out), self._claimant.owner)
 
     async def _take(self, wanted: list[_Wanted]) -> list[Claim | State]:
         """Claim what nobody has; how it is with what others run, or have stored meanwhile.
@@ -187,6 +204,8 @@ class Claims(Generic[R]):
         except BaseException:
             self.owe(returned)
             raise
+        for id, token, _ in returned:
+            self.forget(id, token)
         return [None] * len(returned)
 
     async def _fail(self, returned: list[_Return]) -> None:

@@ -67,6 +67,10 @@ class Lookup(Generic[R]):
         self._cache = cache
         self._entries: Batcher[str, Entry[R]] = Batcher(self._look_up, most=2000)
 
+    async def aclose(self) -> None:
+        """Let end what is under way."""
+        await self._entries.aclose()
+
     async def resolve(
         self, batch: Sequence[Mapping[str, Any]], first: int = 0
     ) -> list[ParameterSet]:

@@ -105,6 +105,10 @@ class Publisher(Generic[R]):
             except OSError:
                 _logger.warning("could not remove %s", stage.folder, exc_info=True)
 
+    async def aclose(self) -> None:
+        """Let end what is under way."""
+        await self._commits.aclose()
+
     async def _commit(self, runs: list[Executed]) -> list[Entry[R] | EntropicError]:
         moved: list[tuple[Executed, str]] = []
         try:

@@ -220,7 +220,6 @@ class Runs(Generic[R]):
         """Wait until all claims that cancelled runs left behind have been given back."""
         while self._leaving:
             await asyncio.wait(self._leaving.values())
-        await self._claims.aclose()
 
     async def _claimed(
         self, flight: Flight[Any], run: _Run, unless_newer_than: int | None
@@ -253,7 +252,7 @@ class Runs(Generic[R]):
         async def give_back() -> None:
             if taking is not None:
                 await asyncio.wait({taking})
-            if taking is None or taking.exception() is None:
+            if taking is None or not (taking.cancelled() or taking.exception()):
                 await self._keep_or_give_back(run)
 
         id = run.parameters.id
@@ -406,6 +405,7 @@ class Runs(Generic[R]):
                 return _failure(run, error)
             raise
         self._claims.release(run.parameters.id)
+        self._claims.forget(run.parameters.id, run.claim.token)
         if entry.record is None or entry.published < run.claim.token:
             # Overtaken: by a run that was deleted meanwhile, or by one that is still under way.
             return None

@@ -221,7 +221,9 @@ class Salvage(Generic[R]):
             if isinstance(answer, EntropicError):
                 _logger.warning("run %s was not recovered: %s", run.parameters.id, answer)
                 back.add(run.parameters.id)
-            elif answer.published == run.token:
+                continue
+            self._claims.forget(run.parameters.id, run.token)
+            if answer.published == run.token:
                 _logger.info("recovered %s", run.parameters.id)
                 stored.append(run.parameters.id)
         return stored, sorted(back)
