@@ -6,6 +6,7 @@ On a real cluster, make a ``Client`` of its scheduler instead. Its workers need 
 see the results folder under the same path; the database stays with this process.
 """
 
+import logging
 import os
 import tempfile
 from typing import Any
@@ -31,7 +32,13 @@ def estimate_pi(params: dict[str, Any]) -> None:
 def main() -> None:
     sets = [{"seed": seed, "points": 100_000} for seed in range(40)]
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="localhost:0") as cluster,
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address="localhost:0",
+            # A worker whose heartbeat meets the closing cluster would call that an error.
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
         Client(cluster) as client,
         Store(
             estimate_pi,
