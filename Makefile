@@ -13,7 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # A file's tests stay together: a page's blocks follow each other, and a module's clusters are started
 # once.
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# The tests start hundreds of processes: what Python compiles is kept, whatever the caller said.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help

@@ -473,9 +473,9 @@ def test_a_hit_of_a_large_parameter_does_not_hold_the_loop_up(name: str, count: 
 
     async def main() -> None:
         async with fields() as store:
-            sets = [with_numbers(n, name, count) for n in range(5)]
-            await store.sweep(sets)
-            await assert_loop_stays_alive(lambda k: store.run_or_retrieve(sets[k]))
+            large = with_numbers(1, name, count)
+            await store.run_or_retrieve(large)
+            await assert_loop_stays_alive(lambda _: store.run_or_retrieve(large))
 
     asyncio.run(main())
 
@@ -537,6 +537,7 @@ def test_many_sets_of_many_values_do_not_hold_the_loop_up() -> None:
     asyncio.run(main())
 
 
+@databases.either
 def test_calls_that_a_closing_store_meets_end_well_or_say_so() -> None:
     """At every moment of every kind of call: its result, or the error that names the cause."""
     chance = random.Random(3)
@@ -677,7 +678,7 @@ def test_a_loop_that_ends_at_any_moment_leaves_no_claim(runner: Callable[..., An
     moment = 1
     while asyncio.run(leave(moment)):
         assert databases.ask("SELECT id FROM entropic_runs WHERE owner IS NOT NULL") == [], moment
-        moment += 7
+        moment += 11
     assert moment > 50
 
 

@@ -909,12 +909,12 @@ async def test_five_hundred_impatient_calls_leave_things_as_they_were(
         await store.sweep({"n": n} for n in range(-20, 0))
         before = Holdings(store)
         begun = time.monotonic()
-        await asyncio.gather(*(impatient(store, -100 - n // 2) for n in range(500)))
+        await asyncio.gather(*(impatient(store, -100 - n // 5) for n in range(500)))
         longest = time.monotonic() - begun  # of this machine: then some end in time, and some do not
         in_time = 0
         for turn in range(10):
-            # Two callers for each of 250 sets; a part of them were asked for in the last turn.
-            sets = [200 * turn + n // 2 for n in range(500)]
+            # Five callers for each of 100 sets; a part of them were asked for in the last turn.
+            sets = [80 * turn + n // 5 for n in range(500)]
             in_time += sum(await asyncio.gather(*(impatient(store, n) for n in sets)))
             await before.come_back(store)
         assert 0 < in_time < 5000

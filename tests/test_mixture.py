@@ -71,9 +71,8 @@ async def take(
 @pytest.mark.parametrize(
     ("database", "seed", "rounds"),
     [
-        ("sqlite", 1, 60),
-        ("sqlite", 2, 60),
-        ("postgresql", 1, 60),
+        ("sqlite", 1, 40),
+        ("postgresql", 2, 40),
         *(pytest.param(name, 3, 5000, marks=pytest.mark.nightly) for name in databases.NAMES),
     ],
     indirect=["database"],

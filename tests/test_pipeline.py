@@ -156,6 +156,7 @@ def test_a_cancelled_sweep_leaves_a_store_that_the_next_call_uses(folder: Path) 
     assert databases.ask("SELECT id FROM entropic_runs WHERE owner IS NOT NULL") == []
 
 
+@databases.either
 def test_a_sweep_larger_than_a_batch(make_store: Callable[..., Any]) -> None:
     """Several slices of input, each looked up and run, in order."""
     store = make_store()

@@ -234,7 +234,13 @@ def test_threads_can_open_a_new_database_at_once() -> None:
 
 
 @databases.either  # what is particular to PostgreSQL is in test_postgresql
-@pytest.mark.parametrize("everything", [False, True], ids=["the call", "the whole loop"])
+@pytest.mark.parametrize(
+    "everything",
+    [
+        pytest.param(False, id="the call"),
+        pytest.param(True, id="the whole loop", marks=pytest.mark.nightly),
+    ],
+)
 def test_an_opening_cancelled_at_any_moment_leaves_nothing_half_made(everything: bool) -> None:
     """All of the tables or none, no lock; and the next opening works."""
 

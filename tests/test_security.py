@@ -116,7 +116,16 @@ def outcome(step: str, store: Store[Any], params: dict[str, Any]) -> Any:
         return error
 
 
-@pytest.mark.parametrize(("table", "column"), COLUMNS)
+@pytest.mark.parametrize(
+    ("table", "column"),
+    # By day without those that hold what another one of them holds.
+    [
+        pytest.param(*it, marks=pytest.mark.nightly)
+        if it[1] in {"attempts", "registered_path", "n"}
+        else it
+        for it in COLUMNS
+    ],
+)
 def test_what_is_planted_in_the_database_is_text(folder: Path, table: str, column: str) -> None:
     """Nothing of it is executed, and all that is ever raised is an error of entropic's."""
     filled()
@@ -252,8 +261,17 @@ def run_with_companions(params: dict[str, Any]) -> None:
     (result.parent / "log").write_text("beside")
 
 
-@pytest.mark.parametrize("runner", [simulate, run_with_companions])
-@pytest.mark.parametrize("target", ["outside", "outside/file", "outside/missing"])
+@pytest.mark.parametrize(
+    ("target", "runner"),
+    [
+        ("outside", run_with_companions),
+        ("outside/file", simulate),
+        ("outside/missing", run_with_companions),
+        pytest.param("outside", simulate, marks=pytest.mark.nightly),
+        pytest.param("outside/file", run_with_companions, marks=pytest.mark.nightly),
+        pytest.param("outside/missing", simulate, marks=pytest.mark.nightly),
+    ],
+)
 def test_planted_links_lead_nowhere(folder: Path, target: str, runner: Callable[..., Any]) -> None:
     """In all places of a run, and through all that is done with it: nothing outside changes."""
     outside = folder / "outside"

@@ -301,19 +301,19 @@ def test_a_stream_remembers_only_what_is_under_way(make_store: Callable[..., Any
 def test_a_long_stream_of_hits_takes_no_memory(make_store: Callable[..., Any]) -> None:
     """Four times as many records do not take even twice as much of it."""
     store = make_store("async-threads")
-    store.sweep(sets(*range(500)))
+    store.sweep(sets(*range(100)))
 
     def growth(count: int) -> int:
         tracemalloc.start()
-        for _ in store.as_completed({"n": n % 500} for n in range(count)):
+        for _ in store.as_completed({"n": n % 100} for n in range(count)):
             pass
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return peak
 
-    growth(2000)
+    growth(1500)
     # Loosely: how much garbage there is at its peak depends on when the collector comes.
-    assert growth(16_000) < growth(4000) * 2
+    assert growth(6000) < growth(1500) * 2
 
 
 def test_ctrl_c_in_a_stream(folder: Path) -> None:
