@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ import pytest
 
 from entropic import AsyncStore, Store
 from entropic.worker import is_async as is_async_runner
-from tests import databases
+from tests import byday, databases
 from tests.simulations import Point, simulate, simulate_async
 
 T = TypeVar("T")
@@ -84,24 +83,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database", mark.args, indirect=True)
 
 
-# By day, so many of a test's cases have their turn on PostgreSQL, and then every third: what a case
-# is about is seldom the database.
-_CASES_BY_DAY = 3
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave some of the cases on PostgreSQL to the night, of tests that have many."""
-    seen: Counter[str] = Counter()
-    for item in items:
-        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
-            continue
-        if item.callspec.params.get("database") != "postgresql":
-            continue
-        name = f"{item.parent and item.parent.nodeid}::{item.originalname}"
-        seen[name] += 1
-        if seen[name] > _CASES_BY_DAY and seen[name] % 3:
-            item.add_marker(pytest.mark.nightly)
+    """Leave some cases to the night; see ``byday``."""
+    byday.leave_to_the_night(items)
 
 
 @pytest.fixture

@@ -467,16 +467,17 @@ def test_the_failure_of_other_parameters_under_the_same_id_is_not_ones_own(folde
 def test_a_wait_for_another_process_can_be_cancelled(folder: Path) -> None:
     """Within a second; what the other one does is its own."""
 
-    async def main() -> None:
+    async def main() -> float:
         async with make() as store:
             begun = time.monotonic()
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await store.run_or_retrieve({"n": 1})
-            assert time.monotonic() - begun < 1.2
+            return time.monotonic() - begun
 
     with holding() as other:
-        asyncio.run(main())
+        # A few times: other programs of the machine may be in the way.
+        assert any(asyncio.run(main()) < 1.2 for _ in range(3))
         Path("released").touch()
         other.expect("got", "the first")
     assert calls() == 1

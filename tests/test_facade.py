@@ -32,8 +32,9 @@ def threads_of_stores() -> set[threading.Thread]:
     return {
         thread
         for thread in threading.enumerate()
-        if thread.name.startswith("entropic-") or "connection_worker" in thread.name
-        if thread.name != "entropic-loop"
+        if thread.is_alive()
+        and (thread.name.startswith("entropic-") or "connection_worker" in thread.name)
+        and thread.name != "entropic-loop"
     }
 
 
