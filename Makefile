@@ -8,7 +8,8 @@ PEERS := .venv-peers
 # Passed to pytest or the benchmarks, for instance: make test ARGS="-k sweep -x"
 ARGS ?=
 
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# What is imported is compiled when it is; most of what is installed never is.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 # Two processes for each CPU, as many tests wait for others; at most eight, and --pdb makes it none.
 # A file's tests stay together: a page's blocks follow each other, and a module's clusters are started
 # once.
@@ -70,11 +71,11 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made $(SOURCES)
-	$(PIP) install --constraint constraints.txt --editable . numpy
+	$(PIP_INSTALL) --constraint constraints.txt --editable . numpy
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) install --constraint constraints.txt --editable ".[all,dev]"
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[all,dev]"
 	@touch $@
 
 $(PEERS)/.made: $(VENV)/.made benchmarks/peers.txt

@@ -14,10 +14,16 @@ from benchmarks.works import WORKS
 ROOT = Path(entropic.__file__).parents[1]
 
 
-def test_every_work_runs(tmp_path: Path) -> None:
+BY_DAY = ["thread", "dask"]
+AT_NIGHT = [work.name for work in WORKS if work.name not in BY_DAY]
+
+
+@pytest.mark.parametrize("names", [BY_DAY, pytest.param(AT_NIGHT, marks=pytest.mark.nightly)])
+def test_every_work_runs(tmp_path: Path, names: list[str]) -> None:
     """In small, without peers: a table for each, whose reference has a ratio of one."""
+    works = [work for work in WORKS if work.name in names]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--small", "--folder", str(tmp_path)],
+        [sys.executable, "-m", "benchmarks", "--small", "--folder", tmp_path, "--only", *names],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -27,8 +33,8 @@ def test_every_work_runs(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "fails" not in done.stdout
     tables = done.stdout.split("\n\n")[1:-1]
-    assert len(tables) == len(WORKS)
-    for work, table in zip(WORKS, tables, strict=True):
+    assert len(tables) == len(works)
+    for work, table in zip(works, tables, strict=True):
         title, _, reference, *others = table.splitlines()
         assert title == f"{work.title} (1 rounds, {work.small_size:,} each)"
         assert reference.startswith(f"  {work.subjects[0].label} ")

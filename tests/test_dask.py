@@ -404,11 +404,11 @@ def test_submit_options_pass_through(processes: Any, make_store: Callable[..., A
     assert {path.read_text() for path in Path().glob("at-*")} == {address}
 
 
-@pytest.mark.parametrize("option", ["key", "pure", "actor", "prioritty", "func"])
-def test_options_that_cannot_work_are_refused(client: Any, option: str) -> None:
+def test_options_that_cannot_work_are_refused(client: Any) -> None:
     """By their names."""
-    with pytest.raises(SettingsError, match=option):
-        Dask(client, **{option: True})
+    for option in ("key", "pure", "actor", "prioritty", "func"):
+        with pytest.raises(SettingsError, match=option):
+            Dask(client, **{option: True})
 
 
 def test_a_client_with_options_does_not_change(client: Any) -> None:
@@ -561,7 +561,7 @@ with Client(ADDRESS) as client:
 
 
 @databases.both
-@pytest.mark.parametrize("timeout", ["", "timeout=60"])
+@pytest.mark.parametrize("timeout", [pytest.param("", marks=pytest.mark.nightly), "timeout=60"])
 def test_a_run_that_outlives_its_store_is_waited_for_and_stored(timeout: str) -> None:
     """However long its runner computes before it writes anything."""
     ttl = 1.0

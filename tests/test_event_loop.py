@@ -369,6 +369,9 @@ LARGE = [
 ]
 """Parameters that may be large, and how many numbers there are in them."""
 
+LARGE_LISTS = [pytest.param(*LARGE[0], marks=pytest.mark.nightly), *LARGE[1:]]
+"""The same, by day without arrays."""
+
 
 def with_numbers(n: int, name: str, count: int) -> dict[str, Any]:
     """A parameter set with many numbers in one of its parameters."""
@@ -482,7 +485,7 @@ def test_a_hit_of_a_large_parameter_does_not_hold_the_loop_up(name: str, count: 
 
 @databases.either
 @pytest.mark.usefixtures("no_full_collections")
-@pytest.mark.parametrize(("name", "count"), LARGE)
+@pytest.mark.parametrize(("name", "count"), LARGE_LISTS)
 def test_a_large_parameter_of_a_re_run_does_not_hold_the_loop_up(name: str, count: int) -> None:
     """What is stored is read again, and compared, before it is replaced."""
 
@@ -497,7 +500,7 @@ def test_a_large_parameter_of_a_re_run_does_not_hold_the_loop_up(name: str, coun
 
 @databases.either
 @pytest.mark.usefixtures("no_full_collections")
-@pytest.mark.parametrize(("name", "count"), LARGE)
+@pytest.mark.parametrize(("name", "count"), LARGE_LISTS)
 def test_a_large_parameter_of_a_failing_run_does_not_hold_the_loop_up(
     name: str, count: int
 ) -> None:
