@@ -355,7 +355,12 @@ def test_a_late_run_is_stopped_for_real(
 
 
 @pytest.mark.parametrize(
-    "end", ["client", "cluster", pytest.param("restart", marks=pytest.mark.nightly)]
+    "end",
+    [
+        pytest.param("client", marks=pytest.mark.nightly),
+        "cluster",
+        pytest.param("restart", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_cluster_that_goes_away_under_a_sweep_is_an_error(end: str) -> None:
     """No hang; what was not finished is not stored, and the next sweep runs it."""

@@ -661,6 +661,7 @@ def test_a_loop_that_ends_under_a_store_ends_without_a_complaint() -> None:
     asyncio.run(store.aclose())
 
 
+@databases.either
 @pytest.mark.parametrize("runner", [simulate, simulate_async])
 def test_a_loop_that_ends_at_any_moment_leaves_no_claim(runner: Callable[..., Any]) -> None:
     """Nobody waits for the lease of a store that is gone, in this process or on other machines."""

@@ -296,7 +296,7 @@ def test_a_stream_remembers_only_what_is_under_way(make_store: Callable[..., Any
     assert not [reference for reference in taken if reference() is not None]
 
 
-@databases.either
+@pytest.mark.nightly
 @pytest.mark.timeout(100)
 def test_a_long_stream_of_hits_takes_no_memory(make_store: Callable[..., Any]) -> None:
     """Four times as many records do not take even twice as much of it."""
