@@ -69,13 +69,7 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
         ModelError: The model cannot hold runs.
         DatabaseError: The database failed.
     """
-    table = sa.inspect(model).local_table
-    assert isinstance(table, sa.Table)
-    if table.name.lower() in _SIDE_TABLES.tables:
-        raise SchemaError(
-            f"{table.name!r} is the name of a table of entropic's own: give {model.__name__}"
-            " another __tablename__"
-        )
+    table = _table_of(model, database.dialect)
     model_identity = Identity(model)
 
     async def look() -> _Seen:
@@ -109,8 +103,7 @@ async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
             column type of this kind.
         DatabaseError: The database failed.
     """
-    table = sa.inspect(model).local_table
-    assert isinstance(table, sa.Table)
+    table = _table_of(model, database.dialect)
     identity = Identity(model)
 
     def plan(connection: sa.Connection) -> list[str]:
@@ -137,6 +130,25 @@ async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
 
     with _known_types():
         return await database.read_sync(plan)
+
+
+def _table_of(model: type[Base], dialect: Dialect) -> sa.Table:
+    """A model's table; raises where no database of this kind could have it."""
+    table = sa.inspect(model).local_table
+    assert isinstance(table, sa.Table)
+    if table.name.lower() in _SIDE_TABLES.tables:
+        raise SchemaError(
+            f"{table.name!r} is the name of a table of entropic's own: give {model.__name__}"
+            " another __tablename__"
+        )
+    longest = dialect.longest_name
+    for name in (table.schema or "", table.name, *(column.name for column in table.columns)):
+        if longest is not None and len(name.encode()) > longest:
+            raise SchemaError(
+                f"the name {name!r} of {model.__name__}'s table has {len(name.encode())} bytes,"
+                f" and this database keeps {longest}: give it a shorter one"
+            )
+    return table
 
 
 @contextmanager
@@ -365,14 +377,15 @@ def _check_column(
     fits = wanted == stored or (from_2x and {wanted, stored} == {"json", "text"})
     if not fits and not (isinstance(column.type, ExactDecimal) and stored == "number"):
         raise SchemaError(
-            f"{table.name}.{column.name} is {found['type']} in the database and {column.type!r} in"
-            " the model: change the model back, or give it another __tablename__"
+            f"{table.name}.{column.name} is {_told(found['type'])} in the database and"
+            f" {column.type!r} in the model: change the model back, or give it another"
+            " __tablename__"
         )
     if dialect.is_narrower(found["type"], column.type):
         raise SchemaError(
-            f"{table.name}.{column.name} is {found['type']} in the database, which does not hold"
-            f" all values of {column.type!r} as they are, so that it could refuse a finished run:"
-            f" widen it (ALTER TABLE {table.name} ALTER COLUMN {column.name} TYPE ...; for an"
+            f"{table.name}.{column.name} is {_told(found['type'])} in the database, which does not"
+            f" hold all values of {column.type!r} as they are, so that it could refuse a finished"
+            f" run: widen it (ALTER TABLE {table.name} ALTER COLUMN {column.name} TYPE ...; for an"
             " enum, ALTER TYPE ... ADD VALUE), or give the model another __tablename__"
         )
     if column.nullable and not found["nullable"]:
@@ -380,6 +393,13 @@ def _check_column(
             f"{table.name}.{column.name} has become nullable in the model, and the table refuses"
             " NULL: change the model back, or give it another __tablename__"
         )
+
+
+def _told(kind: Any) -> str:
+    """A column's type, for a message; as text, a native enum would be a ``VARCHAR``."""
+    if isinstance(kind, sa.Enum) and kind.native_enum:
+        return f"the enum {kind.name} of {', '.join(map(repr, kind.enums))}"
+    return str(kind)
 
 
 def _family(kind: Any) -> str:

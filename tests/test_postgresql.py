@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import sqlalchemy as sa
@@ -688,6 +688,45 @@ async def test_a_column_that_is_too_narrow_is_refused_at_once(kind: Any, found: 
     databases.change(f"ALTER TABLE sims ALTER COLUMN x TYPE {found}")
     with pytest.raises(SchemaError, match=r"sims\.x is .* widen it"):
         await make_store(result_cls=model(x=kind)).failures()
+
+
+@pytest.mark.parametrize(
+    "long",
+    [model("t" * 64, n=int), model("é" * 32, n=int), model(n=(int, mapped_column("c" * 64)))],
+)
+async def test_a_name_that_the_server_would_cut_off_is_refused(long: type[Base]) -> None:
+    """It keeps 63 bytes; two names could become one."""
+    with pytest.raises(SchemaError, match="64 bytes, and this database keeps 63"):
+        await make_store(result_cls=long).failures()
+    with pytest.raises(SchemaError, match="64 bytes, and this database keeps 63"):
+        await make_store(result_cls=long).ddl()
+    for name in ("t" * 63, "é" * 31):
+        result_cls = model(name, n=(int, mapped_column(f"{name[:-1]}c")))
+        async with make_store(result_cls=result_cls, runner=write) as store:
+            await store.run_or_retrieve({"n": 1})
+        async with make_store(result_cls=result_cls, runner=write) as store:
+            assert await store.retrieve({"n": 1}) is not None
+
+
+async def test_a_literal_may_gain_a_longer_text() -> None:
+    """Its column has no length."""
+    async with make_store(result_cls=model(x=Literal["a", "b"]), runner=write) as store:
+        await store.run_or_retrieve({"x": "a"})
+    longer = model(x=Literal["a", "much longer"] | None)
+    databases.change("ALTER TABLE sims ALTER x DROP NOT NULL")
+    async with make_store(result_cls=longer, runner=write) as store:
+        assert (await store.run_or_retrieve({"x": "much longer"})).x == "much longer"
+        assert await store.retrieve({"x": "a"}) is not None
+
+
+async def test_an_enum_that_lacks_a_member_is_told_as_what_it_is() -> None:
+    """With its name, and the members that it has."""
+    async with make_store(result_cls=model(x=native)) as store:
+        await store.failures()
+    databases.change("CREATE TYPE feeling AS ENUM ('CALM')")
+    databases.change("ALTER TABLE sims ALTER COLUMN x TYPE feeling USING x::text::feeling")
+    with pytest.raises(SchemaError, match=r"sims\.x is the enum feeling of 'CALM' in the database"):
+        await make_store(result_cls=model(x=native)).failures()
 
 
 async def test_a_column_that_is_wider_serves() -> None:

@@ -106,6 +106,7 @@ class Dialect(Protocol):
         writers: How many write; 0 where the one that reads does.
         now: The database's own clock, in seconds since 1970.
         tells: Whether sessions can tell one another of what they have committed.
+        longest_name: How many bytes the name of a table or column may have; ``None`` for any.
     """
 
     is_private: bool
@@ -113,6 +114,7 @@ class Dialect(Protocol):
     writers: int
     now: sa.ColumnElement[float]
     tells: bool
+    longest_name: int | None
 
     def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""

@@ -146,6 +146,7 @@ class PostgreSQL:
     is_private = False
     readers = 2
     writers = 2
+    longest_name: int | None = 63  # a longer one would be cut off
     # Of now, and not of the beginning of the transaction.
     now: sa.ColumnElement[float] = sa.literal_column(
         "extract(epoch FROM clock_timestamp())::double precision", sa.Double()
@@ -195,11 +196,8 @@ class PostgreSQL:
     def keys(name: str) -> sa.TableValuedAlias:
         """The keys bound under ``name``, any number of them as one value: a column ``value``."""
         array = sa.bindparam(name, type_=postgresql.ARRAY(sa.String()))
-        return (
-            sa.func.unnest(array)
-            .table_valued(sa.column("value", sa.String), name="entropic keys")
-            .render_derived()
-        )
+        keys = sa.func.unnest(array).table_valued(sa.column("value", sa.String))
+        return keys.render_derived(name="entropic keys")
 
     @staticmethod
     def is_among(column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:

@@ -133,6 +133,7 @@ class SQLite:
 
     readers = 1
     tells = False
+    longest_name: int | None = None
     # unixepoch('subsec') is of 3.42.
     now: sa.ColumnElement[float] = sa.literal_column(
         "((julianday('now') - 2440587.5) * 86400.0)", sa.Double()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import (
@@ -35,6 +35,7 @@ from entropic.models.types import (
     EnumValue,
     ExactDecimal,
     JsonText,
+    LiteralText,
     NumpyArray,
     PathText,
     PlainJson,
@@ -126,13 +127,15 @@ class Base(DeclarativeBase):
 
 @sa.event.listens_for(Base, "resolve_type_annotation")
 def _resolve_annotation(resolve: TypeResolve) -> sa.types.TypeEngine[Any] | None:
-    """Plain containers become JSON, arrays and enums their own types, in any parametrisation."""
+    """Containers become JSON; arrays, enums and literals their own types, however parametrised."""
     annotation = resolve.resolved_type
     origin = typing.get_origin(annotation) or annotation
     if origin in _CONTAINERS or typing.is_typeddict(origin):
         return PlainJson()
     if isinstance(origin, type) and issubclass(origin, enum.Enum):
         return EnumValue(origin)
+    if origin is Literal and all(isinstance(text, str) for text in typing.get_args(annotation)):
+        return LiteralText(*typing.get_args(annotation), native_enum=False)
     if isinstance(origin, type) and (origin.__module__, origin.__name__) == ("numpy", "ndarray"):
         return NumpyArray(_dtype_name(annotation))
     return None

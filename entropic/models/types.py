@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 
 from entropic.errors import SchemaError
 
@@ -152,6 +153,15 @@ class PathText(sa.TypeDecorator[Path]):
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Path | None:
         return None if value is None else Path(value)
+
+
+class LiteralText(sa.Enum):
+    """One of the texts of a ``Literal``; its column takes longer ones, too, that may yet come."""
+
+
+@compiles(LiteralText)
+def _of_any_length(*_: Any, **__: Any) -> str:
+    return "VARCHAR"
 
 
 class EnumValue(sa.TypeDecorator[enum.Enum]):
