@@ -23,7 +23,7 @@ import pytest
 
 from entropic import AsyncStore
 from tests import databases
-from tests.outsiders import cancelled_at, is_unlocked
+from tests.outsiders import cancelled_at, holding, is_unlocked
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
@@ -319,3 +319,20 @@ async def test_five_hundred_impatient_calls_leave_things_as_they_were(
         stored = databases.ask("SELECT id FROM points")
     assert {path.stem for path in Path("results").glob("*.npy")} == set(stored)
     await assert_nothing_is_held()
+
+
+@databases.only_sqlite  # whose lock one can hold for as long as one likes
+async def test_who_is_cancelled_twice_while_the_database_is_locked_may_ask_again() -> None:
+    """What one cancelled request has still to give back waits for no later one."""
+    async with make() as store:
+        await store.run_or_retrieve({"n": 0})
+        with holding(databases.PATH, "BEGIN IMMEDIATE"):
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await store.run_or_retrieve({"n": 1})
+        async with asyncio.timeout(20):
+            assert (await store.run_or_retrieve({"n": 1})).n == 1
+            await store.aclose()
+    await assert_nothing_is_held()
+    assert calls() == 2

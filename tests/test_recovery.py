@@ -25,6 +25,7 @@ from entropic import AsyncStore, DatabaseBusyError, Recovered, Store
 from entropic.artifacts import read_sidecar
 from entropic.artifacts import stage as stages
 from entropic.artifacts.stage import Stage
+from entropic.ledger import Ledger
 from entropic.pipeline.salvage import Salvage
 from tests import databases, scripts
 from tests.outsiders import is_unlocked
@@ -150,6 +151,104 @@ def check_whole() -> None:
         path.name for path in Path("results").glob("*.npy")
     }
     assert list(STAGING.iterdir()) == []
+
+
+class Meeting:
+    """Lets calls of a store's ledger through only when so many have come."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+        self.came = 0
+        self.answers: list[Any] = []
+        self.go = asyncio.Event()
+        real = getattr(Ledger, name)
+
+        async def wait(*args: Any, **kwargs: Any) -> Any:
+            answer = await real(*args, **kwargs)
+            self.came += 1
+            self.answers.append(answer)
+            if self.came == count:
+                self.go.set()
+            await self.go.wait()
+            return answer
+
+        monkeypatch.setattr(Ledger, name, wait)
+
+
+async def open_beside_a_crash(runner: Callable[..., Any] = simulate) -> AsyncStore[Any]:
+    """An open store that has not yet seen what a killed process had finished."""
+    stage = stage_of_a_crash()
+    stage.rename("aside")
+    store = AsyncStore(runner, Point, file_suffix=".npy", db_url=databases.url())
+    await store.retrieve({"n": 0})
+    Path("aside").rename(stage)
+    return store
+
+
+def test_two_recoveries_of_one_store_are_not_in_each_others_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both have seen what was finished before either claims it: one of them gets it."""
+
+    async def main() -> None:
+        store = await open_beside_a_crash()
+        Meeting(monkeypatch, "states", 2)
+        claims = Meeting(monkeypatch, "claim", 2)
+        async with asyncio.timeout(20), store:
+            found = await asyncio.gather(store.recover(), store.recover())
+        assert sum(len(granted) for granted in claims.answers) == 1
+        assert sum(len(one.published) for one in found) == 1
+
+    asyncio.run(main())
+    check_whole()
+    assert calls() == 2
+
+
+def test_a_recovery_leaves_a_run_of_its_own_store_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that began when the recovery had already looked."""
+    running, finish = threading.Event(), threading.Event()
+
+    def run(params: dict[str, Any]) -> None:
+        running.set()
+        finish.wait(20)
+        simulate(params)
+
+    async def main() -> Any:
+        store = await open_beside_a_crash(run)
+        with monkeypatch.context() as patch:
+            looking = Meeting(patch, "states", 100)
+            async with asyncio.timeout(20), store:
+                recovery = asyncio.create_task(store.recover())
+                while not looking.came:
+                    await asyncio.sleep(0.01)
+                patch.undo()
+                running_again = asyncio.create_task(store.run({"n": 1}, by="the second"))
+                await asyncio.to_thread(running.wait, 20)
+                looking.go.set()
+                recovered = await recovery
+                finish.set()
+                return recovered, await running_again
+
+    recovered, record = asyncio.run(main())
+    assert recovered == Recovered()
+    assert record.custom_data["by"] == "the second"
+    assert databases.ask("SELECT count(*) FROM entropic_runs WHERE owner IS NOT NULL") == [0]
+
+
+def test_a_finished_run_outlives_a_later_owner_that_dies(folder: Path) -> None:
+    """Nothing newer is stored in its place: it is, under a claim that it takes anew."""
+
+    def run(params: dict[str, Any]) -> None:
+        simulate(params)
+        databases.change(
+            "UPDATE entropic_runs SET token = token + 1, owner = 'elsewhere',"
+            f" lease_expires = {databases.current().now} + 0.5"
+        )
+
+    with make(run) as store:
+        record = store.run_or_retrieve({"n": 1}, by="the first")
+        assert record.custom_data["by"] == "the first"
+    check_whole()
+    assert calls() == 1
 
 
 KINDS = [("file", False), ("folder", True)]

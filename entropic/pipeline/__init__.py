@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder
@@ -20,7 +21,7 @@ from entropic.errors import (
 )
 from entropic.executors import Executors, Threads
 from entropic.identity import Identity, ParameterSet
-from entropic.leases import Flight, Flights, Waiter, waiting
+from entropic.leases import Flight, Flights, Waiter, new_owner, waiting
 from entropic.ledger import Ledger
 from entropic.models import Base, copied
 from entropic.pipeline.cache import Cache
@@ -85,7 +86,8 @@ class Pipeline(Generic[R]):
         self._lookup = Lookup(cache)
         self._claims = claims = Claims(ledger, claimant)
         self._publisher = publisher = Publisher(cache, claims.linger)
-        self._salvage = Salvage(cache, claims, publisher, patience=claimant.ttl)
+        rescuer = replace(claimant, owner=new_owner(), heartbeat=None)
+        self._salvage = Salvage(cache, claims, rescuer, publisher)
         self._rows = Rows(cache, self._lookup, claims, self._salvage)
         self._runs = Runs(
             runner,
@@ -247,6 +249,7 @@ class Pipeline(Generic[R]):
             await self._is_idle.wait()
         await self._publisher.aclose()
         await self._lookup.aclose()
+        await self._salvage.aclose()
         await self._claims.aclose()
 
     def release(self) -> None:

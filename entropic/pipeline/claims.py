@@ -97,16 +97,13 @@ class Claims(Generic[R]):
 
         Args:
             ids: The run ids.
-            gone: Owners that are known to be dead.
+            gone: Owners whose claims count for nothing.
 
         Raises:
             DatabaseError: The database failed; nothing is claimed.
         """
-        owner = self._claimant.owner
         self._out |= dict.fromkeys(ids, 0)
-        # What this store has claimed and could not give back is its own to take again; each run
-        # of it that is under way is asked for once.
-        claims = await self._ledger.claim(ids, owner, self._claimant.ttl, [owner, *gone])
+        claims = await self._ledger.claim(ids, self._claimant.owner, self._claimant.ttl, gone)
         for id in ids:
             self._out.pop(id, None)
         self._out |= {id: claim.token for id, claim in claims.items()}
@@ -177,9 +174,12 @@ class Claims(Generic[R]):
         """
         loop = asyncio.get_running_loop()
         ids = [id for id, _ in wanted]
+        # What this store has claimed and could not give back is its own to take again: of each run
+        # that is under way, only one task asks for its claim.
+        own = self._claimant.owner
         claims: dict[str, Claim] = {}
         if loop.time() >= self._contended_until:
-            claims = await self.take_free(ids, ())
+            claims = await self.take_free(ids, [own])
         others = [(id, seen) for id, seen in wanted if id not in claims]
         states: dict[str, State] = {}
         if others:
@@ -193,7 +193,8 @@ class Claims(Generic[R]):
             if free:
                 # Not those whose leases had passed: by the time of the claim they may be renewed.
                 owners = {owner for id in free if (owner := states[id].owner) is not None}
-                claims |= await self.take_free(free, [owner for owner in owners if is_gone(owner)])
+                gone = [owner for owner in owners if is_gone(owner)]
+                claims |= await self.take_free(free, [own, *gone])
         if claims:  # so there is room, and no lock
             await self.give_back_owed()
         return [claims.get(id) or states[id] for id in ids]

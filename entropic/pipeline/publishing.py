@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder, Stage, Staged
-from entropic.errors import EntropicError, ResultsDirError, RowRefusedError
+from entropic.errors import EntropicError, IdConflictError, ResultsDirError, RowRefusedError
 from entropic.identity import ParameterSet
 from entropic.ledger import Entry, Finished, Published, Result
 from entropic.models import Base
@@ -90,7 +90,8 @@ class Publisher(Generic[R]):
 
         Returns:
             For each what is stored now, which is a later owner's where one has overtaken it; or
-            the error that kept it from being stored. Then it stays staged, with its sidecar.
+            the error that kept it from being stored. It stays staged, with its sidecar, unless
+            something newer is stored, or its id is that of another run.
 
         Raises:
             DatabaseError: The database failed; none of these runs is stored.
@@ -122,8 +123,7 @@ class Publisher(Generic[R]):
                 return [error]
             return await self._commit_each(runs)
         answers = [entries[run.parameters.id] for run in runs]
-        # What could not be published stays staged, with its sidecar: it is finished work.
-        done = [r.stage for r, a in zip(runs, answers, strict=True) if _is_settled(a)]
+        done = [r.stage for r, a in zip(runs, answers, strict=True) if _is_needless(r, a)]
         await self._cache.threads.run(self.discard, done)
         for run, answer in zip(runs, answers, strict=True):
             _log(run, answer)
@@ -205,16 +205,24 @@ def own_name(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
     return name if is_here and os.path.basename(stored) == name else None
 
 
-def _is_settled(answer: object) -> bool:
-    return not isinstance(answer, ResultsDirError)
+def _is_needless(run: Executed, answer: Entry[Any] | EntropicError) -> bool:
+    """Whether nobody needs what was staged any more; if not, it is finished work, and stays.
+
+    So it does where a later owner has the run, and nothing newer is stored: that one may die.
+    """
+    if isinstance(answer, EntropicError):
+        return isinstance(answer, IdConflictError)  # never to be stored under this id
+    return answer.published >= run.token
 
 
 def _log(run: Executed, answer: Entry[Any] | EntropicError) -> None:
     id = run.parameters.id
-    if isinstance(answer, EntropicError):
+    if isinstance(answer, IdConflictError):
+        _logger.warning("the result of run %s is dropped: %s", id, answer)
+    elif isinstance(answer, EntropicError):
         _logger.info("run %s could not be stored: %s", id, answer)
-    elif answer.record is None or answer.published > run.token:
-        _logger.info("run %s came too late; the result of a later owner stands", id)
+    elif answer.record is None or answer.published != run.token:
+        _logger.info("run %s came too late: a later owner has it", id)
     else:
         _logger.info("run %s completed in %.4f s", id, run.outcome.elapsed_seconds)
         _logger.info("published %s (run %s)", answer.record.result_file, id)

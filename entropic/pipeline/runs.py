@@ -286,8 +286,9 @@ class Runs(Generic[R]):
         """Try to claim a run; ``None`` where that has worked, else how it is with it."""
 
         async def take() -> State | None:
-            # A claim that a cancelled request is still to get must not be taken for this one's.
-            while (leaving := self._leaving.get(run.parameters.id)) is not None:
+            # A claim that a cancelled request is still to get must not be taken for this one's. One
+            # look: what comes to be left meanwhile is this very request, and waits for it.
+            if (leaving := self._leaving.get(run.parameters.id)) is not None:
                 await asyncio.wait({leaving})
             claim = await self._claims.take(run.parameters.id, unless_newer_than)
             if isinstance(claim, State):
@@ -430,6 +431,8 @@ class Runs(Generic[R]):
     async def _overtaken(self, flight: Flight[Any], run: _Run) -> Landed[R] | None:
         """This run came too late; the record of the later owner is what its requests get.
 
+        Until there is one, what this run has finished stays staged, and is the next one's.
+
         Returns:
             ``None`` where there is none: look again.
         """
@@ -440,6 +443,7 @@ class Runs(Generic[R]):
             flight.is_elsewhere = False
         if state.published < run.claim.token:
             return None
+        await self._cache.threads.run(self._publisher.discard, [run.stage])
         entry = (await self._cache.ledger.look_up([run.parameters.id]))[run.parameters.id]
         if entry.record is None:
             return None

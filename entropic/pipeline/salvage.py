@@ -16,7 +16,7 @@ from entropic.identity import ParameterSet, shortened
 from entropic.ledger import Claim, Entry, State
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
-from entropic.pipeline.claims import Claims
+from entropic.pipeline.claims import Claimant, Claims
 from entropic.pipeline.publishing import Executed, Publisher, own_name
 from entropic.recovery import Leftovers, Recovered, read_sealed, sort
 from entropic.schedule import BATCH
@@ -34,23 +34,24 @@ class Salvage(Generic[R]):
 
     Args:
         cache: Whose they are.
-        claims: Of this store.
+        runs: The claims of the store's runs; what it has still to give back may be recovered.
+        claimant: How it claims: as an owner of its own, so that it and the store's runs, and two
+            recoveries at once, are no more in each other's way than those of two stores.
         publisher: Of this store.
-        patience: Seconds after which an unfinished stage that nobody writes to is given up.
     """
 
     def __init__(
         self,
         cache: Cache[R],
-        claims: Claims[R],
+        runs: Claims[R],
+        claimant: Claimant,
         publisher: Publisher[R],
-        *,
-        patience: float,
     ) -> None:
         self._cache = cache
-        self._claims = claims
+        self._runs = runs
+        self._claims: Claims[R] = Claims(cache.ledger, claimant)
         self._publisher = publisher
-        self._patience = patience
+        self._patience = claimant.ttl  # of an unfinished stage that nobody writes to
 
     async def recover(self) -> Recovered:
         """Store what others have finished and left, discard what they have not; find strays."""
@@ -80,6 +81,10 @@ class Salvage(Generic[R]):
             _logger.warning("what a crash may have left was not recovered", exc_info=True)
             return False
         return were_left
+
+    async def aclose(self) -> None:
+        """Give back what it still has."""
+        await self._claims.aclose()
 
     def take_over(self, parameters: ParameterSet, claim: Claim, stage: Stage) -> Executed | None:
         """Make the last finished stage of the earlier owners this owner's; in a thread."""
@@ -138,6 +143,7 @@ class Salvage(Generic[R]):
         staged = [stage for stage in staged if only in (None, stage[0])]
         if not staged:
             return [], [], False
+        await self._runs.give_back_owed()
         await self._claims.give_back_owed()
         ids = sorted({id for id, _, _ in staged})
         states: dict[str, State] = {}
