@@ -1,10 +1,23 @@
-"""Awaiting something to its end, whatever happens to the task that awaits it."""
+"""Awaiting something to its end, whatever happens to the task that awaits it, or to others."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, TypeVarTuple
+
+import anyio
+import anyio.to_thread
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+async def in_own_thread(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Call a function in a thread, without waiting for one of the loop's to be free.
+
+    All of those may be waiting for what is done here: a server's handlers, for this very store.
+    """
+    limiter = anyio.CapacityLimiter(1)
+    return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
 
 
 async def to_the_end(work: Coroutine[Any, Any, T], left: asyncio.Event | None = None) -> T:

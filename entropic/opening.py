@@ -11,10 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import anyio.to_thread
 import sqlalchemy as sa
 
-from entropic._shield import to_the_end
+from entropic._shield import in_own_thread, to_the_end
 from entropic.artifacts import ResultsFolder
 from entropic.database import Database
 from entropic.errors import RunError, WrongLoopError
@@ -148,8 +147,7 @@ async def lacking(settings: StoreSettings[R]) -> list[str]:
 
 
 async def _open(settings: StoreSettings[R]) -> Opened[R]:
-    # Not the loop's default pool: threads of that one may be waiting for this very store.
-    await anyio.to_thread.run_sync(settings.folder.open)
+    await in_own_thread(settings.folder.open)
     database = Database(settings.db_url, lock_timeout=settings.lock_timeout)
     await database.open()
     try:
@@ -214,7 +212,7 @@ async def _close(task: asyncio.Task[Opened[R]]) -> None:
         await opened.pipeline.stop()
     opened.pipeline.release()
     if opened.heartbeat is not None and (beating := opened.heartbeat.stop()) is not None:
-        await anyio.to_thread.run_sync(beating.join)
+        await in_own_thread(beating.join)
     await opened.executors.aclose()
     await opened.database.aclose()
 

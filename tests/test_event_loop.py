@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -742,3 +744,22 @@ def test_a_loop_that_ends_waits_for_a_runner_in_a_thread() -> None:
     assert has_ended.wait(DEADLINE)
     assert (calls(record.id), Path(record.result_file).exists()) == (1, True)
     asyncio.run(store.aclose())
+
+
+@databases.either
+@pytest.mark.parametrize("large", [False, True])
+def test_no_thread_of_the_loops_own_is_waited_for(large: bool) -> None:
+    """A server's handlers may have all of them, and each may be waiting for the store."""
+
+    async def main() -> None:
+        taken = anyio.to_thread.current_default_thread_limiter()
+        taken.total_tokens = 1
+        await taken.acquire()
+        numbers = {"values": [0.5] * 200_000} if large else {}
+        async with asyncio.timeout(60):
+            for _ in range(2):
+                async with fields() as store:
+                    await store.run_or_retrieve({"n": 1, **numbers})
+                    await store.run({"n": 1, **numbers})
+
+    asyncio.run(main())

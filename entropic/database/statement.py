@@ -7,9 +7,9 @@ values are converted on their way there, and rows on their way back.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import anyio.to_thread
 import sqlalchemy as sa
 
+from entropic._shield import in_own_thread
 from entropic.database.dialect import Dialect
 from entropic.errors import SchemaError
 
@@ -60,7 +60,7 @@ class Statement:
         rows = list(fetched)
         # Large texts are JSON, most likely.
         if sum(len(value) for row in rows for value in row if isinstance(value, str)) > _LARGE_TEXT:
-            return await anyio.to_thread.run_sync(self._rows, rows)
+            return await in_own_thread(self._rows, rows)
         return self._rows(rows)
 
     def _rows(self, fetched: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:

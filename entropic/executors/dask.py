@@ -12,10 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-import anyio.to_thread
-
 from entropic import worker
-from entropic._shield import to_the_end, uncancel
+from entropic._shield import in_own_thread, to_the_end, uncancel
 from entropic._slots import Slots
 from entropic.artifacts import Stage, read_sidecar
 from entropic.errors import RunError, RunInterruptedError, SettingsError, WorkerDiedError
@@ -176,7 +174,7 @@ class DaskExecutor:
 
         Whoever makes the stage first has decided it: a task that finds one there does not run.
         """
-        making = asyncio.ensure_future(anyio.to_thread.run_sync(_take_stage, stage))
+        making = asyncio.ensure_future(in_own_thread(_take_stage, stage))
         while not making.done():
             try:
                 await asyncio.wait({making})
@@ -249,7 +247,7 @@ class DaskExecutor:
     async def _see_what_began(self) -> None:
         """A run has begun when its stage is there; one look at a folder tells it of all."""
         for folder in {os.path.dirname(folder) for folder in self._waiting}:
-            names = await anyio.to_thread.run_sync(_names, folder)
+            names = await in_own_thread(_names, folder)
             for name in names:
                 began = self._waiting.pop(os.path.join(folder, name), None)
                 if began is not None:

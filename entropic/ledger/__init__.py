@@ -11,8 +11,7 @@ from dataclasses import astuple, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
-import anyio.to_thread
-
+from entropic._shield import in_own_thread
 from entropic.database import Begin, Database, Transaction
 from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError, SchemaError
 from entropic.identity import Identity, ParameterSet, is_heavy, shortened
@@ -378,7 +377,7 @@ class Ledger(Generic[R]):
     async def _conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
         """The same, in a thread where the stored values are large."""
         if is_heavy(entry.values):
-            return await anyio.to_thread.run_sync(self.conflict, parameters, entry)
+            return await in_own_thread(self.conflict, parameters, entry)
         return self.conflict(parameters, entry)
 
     async def _hold(self, transaction: Transaction, ids: Sequence[str]) -> None:
