@@ -7,7 +7,7 @@ is left to ``async_store``.
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -173,8 +173,13 @@ async def _opened(settings: StoreSettings[R], database: Database) -> Opened[R]:
         checksum=settings.checksum,
     )
     database.before_loop_ends(pipeline.stop)
-    await pipeline.tidy()
-    return Opened(database, executors, pipeline, claimant.heartbeat)
+    opened = Opened(database, executors, pipeline, claimant.heartbeat)
+    try:
+        await pipeline.tidy()
+    except BaseException:
+        async with _released(opened):
+            raise
+    return opened
 
 
 def _claimant(
@@ -207,14 +212,25 @@ async def _close(task: asyncio.Task[Opened[R]]) -> None:
         await asyncio.wait({task})
     if not task.done() or task.cancelled() or task.exception() is not None:
         return
-    opened = task.result()
-    if has_loop:
-        await opened.pipeline.stop()
-    opened.pipeline.release()
-    if opened.heartbeat is not None and (beating := opened.heartbeat.stop()) is not None:
+    async with _released(task.result()) as opened:
+        if has_loop:
+            await opened.pipeline.stop()
+
+
+@asynccontextmanager
+async def _released(opened: Opened[R]) -> AsyncIterator[Opened[R]]:
+    """Release everything after the block, in order, whatever of it fails."""
+    async with AsyncExitStack() as parts:
+        parts.push_async_callback(opened.database.aclose)
+        parts.push_async_callback(opened.executors.aclose)
+        parts.push_async_callback(_stop, opened.heartbeat)
+        parts.callback(opened.pipeline.release)
+        yield opened
+
+
+async def _stop(heartbeat: Heartbeat | None) -> None:
+    if heartbeat is not None and (beating := heartbeat.stop()) is not None:
         await in_own_thread(beating.join)
-    await opened.executors.aclose()
-    await opened.database.aclose()
 
 
 def _check_loop(task: "asyncio.Task[Opened[R]]") -> None:

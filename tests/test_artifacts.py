@@ -858,3 +858,24 @@ def test_results_of_entropic_2_are_found_by_their_names(results: ResultsFolder) 
     write("made.dat", b"abc")
     write("results/made.dat", b"another one")
     assert located(results, "made.dat", **known) == "made.dat"
+
+
+def test_a_stage_that_cannot_be_taken_over_is_an_error(results: ResultsFolder) -> None:
+    """Only where it is gone was somebody else faster."""
+    theirs, ours = (results.stage("a", token, "nonce") for token in (1, 2))
+    assert not results.take_over(theirs, ours)
+    for stage in (theirs, ours):
+        write(f"{stage.folder}/file", b"x")
+    with pytest.raises(ResultsDirError, match="cannot be used"):
+        results.take_over(theirs, ours)
+    assert Path(theirs.folder, "file").exists()
+
+
+def test_a_folder_that_may_be_written_no_more_is_seen_when_it_is_opened_again(
+    results: ResultsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was before does not count."""
+    assert results.is_writable
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    results.open()
+    assert not results.is_writable

@@ -19,8 +19,11 @@ import pytest
 from numpy.typing import NDArray
 
 from entropic import AsyncStore, Base, Mapped, StoreClosedError, WrongLoopError
+from entropic.executors import Executors
+from entropic.pipeline import Pipeline
 from tests import databases
 from tests.outsiders import at_suspension, holding, waiting
+from tests.scripts import wait_for
 from tests.simulations import Point, calls, simulate, simulate_async
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("database")]
@@ -763,3 +766,27 @@ def test_no_thread_of_the_loops_own_is_waited_for(large: bool) -> None:
                     await store.run({"n": 1, **numbers})
 
     asyncio.run(main())
+
+
+@databases.either
+def test_what_fails_on_closing_keeps_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first thing that does is told; the rest is released all the same."""
+    before = threading.active_count()
+
+    async def fail(_: object) -> None:
+        raise OSError("as was arranged")
+
+    async def main() -> None:
+        store = make(executor="thread")
+        await store.run_or_retrieve({"n": 1})
+        for place, name in ((Pipeline, "stop"), (Executors, "aclose"), (Pipeline, "tidy")):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, fail)
+                with pytest.raises(OSError, match="as was arranged"):
+                    await (store.retrieve({"n": 1}) if name == "tidy" else store.aclose())
+            assert databases.current().connections() == 0
+            if name == "stop":
+                await store.retrieve({"n": 1})
+
+    asyncio.run(main())
+    wait_for(lambda: threading.active_count() <= before)

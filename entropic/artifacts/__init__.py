@@ -106,6 +106,7 @@ class ResultsFolder:
         Raises:
             ResultsDirError: It cannot be made, or may not be written.
         """
+        self.is_writable = False  # as it may have been when the store was last open
         try:
             os.makedirs(self.path, exist_ok=True)
             self.id = corner.make(self.path)
@@ -318,11 +319,16 @@ class ResultsFolder:
         """Make another owner's stage one's own; whether it was still there.
 
         From then on that owner can neither publish nor discard it.
+
+        Raises:
+            ResultsDirError: The file system refused.
         """
         try:
             os.rename(source.folder, target.folder)
-        except OSError:
+        except FileNotFoundError:  # somebody was faster
             return False
+        except OSError as error:
+            raise self._unusable(error) from error
         return True
 
     def names(self) -> list[str]:

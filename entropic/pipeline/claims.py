@@ -48,6 +48,9 @@ class Claimant:
     heartbeat: Heartbeat | None
 
 
+_logger = logging.getLogger("entropic")
+
+
 class Claims(Generic[R]):
     """Takes claims and gives them back.
 
@@ -163,8 +166,14 @@ class Claims(Generic[R]):
         await self._returning.aclose()
         await self.give_back_owed()
         if self._out:
-            with contextlib.suppress(DatabaseError):
+            try:
                 await self._ledger.relinquish(list(self._out), self._claimant.owner)
+            except DatabaseError:
+                _logger.warning(
+                    "claims could not be given back, and pass with their leases: %s",
+                    ", ".join(sorted(self._out)),
+                    exc_info=True,
+                )
 
     async def _take(self, wanted: list[_Wanted]) -> list[Claim | State]:
         """Claim what nobody has; how it is with what others run, or have stored meanwhile.

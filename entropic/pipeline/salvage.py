@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
 from entropic.artifacts import Removed, Sidecar, Stage
-from entropic.errors import DatabaseBusyError, EntropicError
+from entropic.errors import DatabaseBusyError, EntropicError, StoreClosedError
 from entropic.identity import ParameterSet, shortened
 from entropic.ledger import Claim, Entry, State
 from entropic.models import Base
@@ -77,6 +77,8 @@ class Salvage(Generic[R]):
             return False
         try:
             _, _, were_left = await self._clear(only)
+        except StoreClosedError:
+            return False
         except EntropicError:
             _logger.warning("what a crash may have left was not recovered", exc_info=True)
             return False
