@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from entropic import AsyncStore, Recovered, RemoteRunError, SettingsError, Store
-from entropic.ledger import Ledger
+from entropic import AsyncStore, DatabaseError, Recovered, RemoteRunError, SettingsError, Store
+from entropic.ledger import Ledger, State
+from entropic.pipeline.elsewhere import Elsewhere
 from tests import databases, outsiders, scripts
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate
@@ -578,3 +579,41 @@ def test_a_lease_that_cannot_be_kept_is_refused(ttl: Any) -> None:
     """A time, more than none and not for ever."""
     with pytest.raises(SettingsError, match="lease_ttl"):
         make(lease_ttl=ttl)
+
+
+@pytest.mark.anyio
+@databases.only_sqlite  # or none
+async def test_who_waits_for_the_same_run_is_told_whoever_else_leaves() -> None:
+    """And each gets an error of its own: a note says which run it is about."""
+    state = State(token=1, published=0, owner=None, is_live=False, failure=None)
+    go_on = asyncio.Event()
+    answers: list[Any] = [dict.fromkeys(["a", "b"], state), DatabaseError("gone")]
+
+    async def states(_: Any) -> Any:
+        await go_on.wait()
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def listen(_: Any) -> None:
+        """Nobody tells."""
+
+    async def three() -> list[asyncio.Task[Any]]:
+        go_on.clear()
+        tasks = [asyncio.create_task(elsewhere.ended(id)) for id in ("a", "a", "b")]
+        await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        await asyncio.sleep(0.01)
+        go_on.set()
+        return tasks
+
+    elsewhere = Elsewhere(states, listen)
+    async with asyncio.timeout(10):
+        left, *others = await asyncio.gather(*await three(), return_exceptions=True)
+        assert isinstance(left, asyncio.CancelledError)
+        assert others == [state, state]
+        _, one, other = await asyncio.gather(*await three(), return_exceptions=True)
+        assert (str(one), str(other)) == ("gone", "gone")
+        assert one is not other
+        await elsewhere.aclose()

@@ -1,4 +1,4 @@
-"""Every statement the library executes, for one model in one database.
+"""What is asked and told of runs, for one model in one database; opening has its own statements.
 
 A run's row is in the user's table; its bookkeeping is in ``entropic_runs``. Tokens are handed out
 here and never restart: each claim, registration and re-run has a higher one than all before it,

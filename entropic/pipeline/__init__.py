@@ -1,6 +1,7 @@
 """Carries out what ``schedule`` says: from an input of parameter sets to records.
 
-One pipeline: a single request is a sweep of one. It decides nothing of its own.
+One pipeline: a single request is a sweep of one. What is to run next is ``schedule``'s decision;
+who runs it among this store's requests, and what a forced one waits for, is decided here.
 """
 
 import asyncio

@@ -88,7 +88,7 @@ class Batcher(Generic[Item, Answer]):
         except BaseException as error:
             for _, future in requests:
                 if not future.done():
-                    future.set_exception(_one_for_each(error))
+                    future.set_exception(one_for_each(error))
             if not isinstance(error, Exception):
                 raise
             return
@@ -99,7 +99,7 @@ class Batcher(Generic[Item, Answer]):
             start += len(items)
 
 
-def _one_for_each(error: BaseException) -> BaseException:
+def one_for_each(error: BaseException) -> BaseException:
     """A copy of an error: each requester writes on it which run it is about."""
     try:
         own = copy.copy(error)

@@ -6,6 +6,7 @@ happen, more seldom while they do not; and at once where the database tells that
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 from entropic._backoff import next_look
 from entropic.errors import DatabaseError
 from entropic.ledger import State
+from entropic.pipeline.batching import one_for_each
 from entropic.recovery import is_at_work
 
 _FIRST_DELAY: Final = 0.01
@@ -41,7 +43,7 @@ class Elsewhere:
         self._listen = listen
         self._deaf_until = 0.0
         self._jitter = jitter
-        self._waiting: dict[str, asyncio.Future[State]] = {}
+        self._waiting: dict[str, list[asyncio.Future[State]]] = {}
         self._has_new = False
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -55,9 +57,8 @@ class Elsewhere:
         Raises:
             DatabaseError: The database failed.
         """
-        future = self._waiting.get(id)
-        if future is None:
-            future = self._waiting[id] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[State] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(id, []).append(future)
         self._has_new = True
         self._news.set()
         if self._task is None or self._task.done():
@@ -65,8 +66,11 @@ class Elsewhere:
         try:
             return await future
         finally:
-            if self._waiting.get(id) is future:
-                del self._waiting[id]
+            waiting = self._waiting.get(id, [])
+            if future in waiting:
+                waiting.remove(future)
+                if not waiting:
+                    del self._waiting[id]
 
     async def aclose(self) -> None:
         """Look no more."""
@@ -114,12 +118,12 @@ class Elsewhere:
             self._deaf_until = loop.time() + _DEAF_SECONDS
 
     def _tell(self, id: str, state: State) -> None:
-        future = self._waiting.pop(id, None)
-        if future is not None and not future.done():
-            future.set_result(state)
+        for future in self._waiting.pop(id, ()):
+            if not future.done():
+                future.set_result(state)
 
     def _fail(self, error: BaseException) -> None:
-        for future in self._waiting.values():
+        waiting, self._waiting = self._waiting, {}
+        for future in itertools.chain.from_iterable(waiting.values()):
             if not future.done():
-                future.set_exception(error)
-        self._waiting.clear()
+                future.set_exception(one_for_each(error))
