@@ -1,8 +1,8 @@
 """Awaiting something to its end, whatever happens to the task that awaits it, or to others."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar, TypeVarTuple
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
@@ -20,7 +20,7 @@ async def in_own_thread(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
     return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
 
 
-async def to_the_end(work: Coroutine[Any, Any, T], left: asyncio.Event | None = None) -> T:
+async def to_the_end(work: Awaitable[T], left: asyncio.Event | None = None) -> T:
     """Await ``work``, in a task of its own, until it has ended.
 
     An anyio shield would not do: it does not stop a native ``Task.cancel()``.

@@ -5,6 +5,7 @@ is left to ``async_store``.
 """
 
 import asyncio
+import functools
 import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -172,12 +173,13 @@ async def _opened(settings: StoreSettings[R], database: Database) -> Opened[R]:
         claimant=claimant,
         checksum=settings.checksum,
     )
-    database.before_loop_ends(pipeline.stop)
     opened = Opened(database, executors, pipeline, claimant.heartbeat)
+    database.before_loop_ends(functools.partial(_leave, opened))
     try:
         await pipeline.tidy()
     except BaseException:
         async with _released(opened):
+            await database.part()
             raise
     return opened
 
@@ -226,6 +228,14 @@ async def _released(opened: Opened[R]) -> AsyncIterator[Opened[R]]:
         parts.push_async_callback(_stop, opened.heartbeat)
         parts.callback(opened.pipeline.release)
         yield opened
+
+
+async def _leave(opened: Opened[R]) -> None:
+    """Where the loop ends: let threads end, too, as nobody can use them any more."""
+    await opened.pipeline.stop()
+    opened.pipeline.release()
+    if opened.heartbeat is not None:
+        opened.heartbeat.stop()
 
 
 async def _stop(heartbeat: Heartbeat | None) -> None:

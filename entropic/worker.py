@@ -8,6 +8,7 @@ that is left to the store that holds the run's token.
 import asyncio
 import contextvars
 import copy
+import functools
 import inspect
 import math
 import os
@@ -15,7 +16,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,7 +29,7 @@ from entropic.errors import ResultsDirError, RunError, RunInterruptedError, RunT
 Runner = Callable[[dict[str, Any]], Any]
 """A simulation: writes one result to ``params["result_file"]``; its return value is ignored."""
 
-Hop = Callable[..., Coroutine[Any, Any, Any]]
+Hop = Callable[..., Awaitable[Any]]
 
 # A run this long is worth an fsync of its result; for a shorter one that costs more than running
 # it again after a power failure.
@@ -145,13 +146,14 @@ def run_job(job: Job, *, contain: bool = True) -> Outcome:
 
 
 async def run_job_async(
-    job: Job, hop: Hop = asyncio.to_thread, finishing: Callable[[], None] | None = None
+    job: Job, hop: Hop | None = None, finishing: Callable[[], None] | None = None
 ) -> Outcome:
     """Run a job with an ``async def`` as its runner.
 
     Args:
         job: The job.
-        hop: Runs a function in a thread: all that would block the loop.
+        hop: Runs a function in a thread: all that would block the loop. It returns no task,
+            which a loop that ends would cancel: the thread would go on, and nobody wait for it.
         finishing: Called when the runner has ended well: from there on nothing stops the run.
 
     Returns:
@@ -162,6 +164,7 @@ async def run_job_async(
     """
     clock = _Clock()
     token = running.set((*job.chain, (job.cache, job.id)))
+    hop = hop or _hop
     try:
         # A thread goes on whatever is cancelled. Left alone, it would make the stage anew, or seal
         # it, once that has been discarded.
@@ -189,6 +192,11 @@ async def run_job_async(
         return clock.failed(interrupted)
     finally:
         running.reset(token)
+
+
+def _hop(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+    call = functools.partial(contextvars.copy_context().run, function, *arguments)
+    return asyncio.get_running_loop().run_in_executor(None, call)
 
 
 async def _in_time(running: Awaitable[object], timeout: float | None) -> None:

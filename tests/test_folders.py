@@ -17,6 +17,7 @@ from entropic import (
     Base,
     Mapped,
     ParamsError,
+    Recovered,
     ResultMissingError,
     ResultsDirError,
     SettingsError,
@@ -170,6 +171,40 @@ def test_rows_of_a_folder_that_is_gone_for_good_can_be_deleted(
     assert store.delete({"n": 2}, remove_file=True)
     assert store.run_or_retrieve({"n": 1}).result_file.startswith("new/")
     assert calls() == 3
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+@pytest.mark.parametrize("what", ["results", "results/.entropic"])
+def test_an_older_result_is_not_taken_for_that_of_a_folder_that_is_gone(
+    make_store: Callable[..., Any], what: str, checksum: bool
+) -> None:
+    """Another store has run the set again, into another folder; ours still has its own result."""
+
+    def run(params: dict[str, Any]) -> None:
+        Path(params["result_file"]).write_text(text)
+
+    text = "old"
+    ours = make_store(runner=run, results_dir="ours", checksum=checksum)
+    os.utime(ours.run({"n": 1}).result_file, (1e9, 1e9))
+    text = "new"
+    make_store(runner=run, results_dir="results", checksum=checksum).run({"n": 1})
+    os.rename(what, "away")
+    if what == "results":
+        with pytest.raises(ResultsDirError, match="mount it"):
+            ours.run_or_retrieve({"n": 1})
+        os.rename("away", what)
+    assert Path(ours.run_or_retrieve({"n": 1}).result_file).read_text() == "new"
+
+
+def test_what_is_a_hit_is_no_stray(make_store: Callable[..., Any]) -> None:
+    """A folder that was copied without its hidden corner."""
+    record = make_store().run({"n": 1})
+    shutil.rmtree("results/.entropic")
+    store = make_store()
+    assert store.retrieve({"n": 1}).id == record.id
+    assert store.recover() == Recovered()
+    Path("results/stray.npy").touch()
+    assert [Path(p).name for p in store.recover().strays] == ["stray.npy"]
 
 
 def test_a_moved_folder_is_found_under_its_new_name(make_store: Callable[..., Any]) -> None:

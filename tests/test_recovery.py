@@ -4,6 +4,7 @@ The crashes are real: processes that are killed, at named points of a run and at
 """
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -25,10 +26,11 @@ from entropic import AsyncStore, DatabaseBusyError, Recovered, Store
 from entropic.artifacts import read_sidecar
 from entropic.artifacts import stage as stages
 from entropic.artifacts.stage import Stage
+from entropic.leases import is_gone
 from entropic.ledger import Ledger
 from entropic.pipeline.salvage import Salvage
 from tests import databases, scripts
-from tests.outsiders import is_unlocked
+from tests.outsiders import at_suspension, cancelled_at, is_unlocked
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, simulate
 
@@ -232,6 +234,64 @@ def test_a_recovery_leaves_a_run_of_its_own_store_alone(monkeypatch: pytest.Monk
     assert recovered == Recovered()
     assert record.custom_data["by"] == "the second"
     assert databases.ask("SELECT count(*) FROM entropic_runs WHERE owner IS NOT NULL") == [0]
+
+
+def held_by_living() -> list[str]:
+    """The owners of claims, but for those that are known to be dead."""
+    owners = databases.ask("SELECT owner FROM entropic_runs WHERE owner IS NOT NULL")
+    return [owner for owner in owners if not is_gone(owner)]
+
+
+def each_beside_a_crash(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, stride: int
+) -> Iterator[int]:
+    """Moments, and for each a working directory in which a killed process has finished a run."""
+    for moment in itertools.count(1, stride):
+        beside = folder / f"{moment}"
+        beside.mkdir()
+        monkeypatch.chdir(beside)
+        stage_of_a_crash()
+        yield moment
+
+
+@databases.only_sqlite  # with one in each working directory
+@pytest.mark.parametrize(
+    ("at_its_end", "stride"), [(False, 3), (True, 6)], ids=["the call", "the loop"]
+)
+def test_a_recovery_that_is_left_at_any_moment_leaves_no_claim(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at_its_end: bool, stride: int
+) -> None:
+    """Nobody waits for the lease of a run that is finished; somebody stores it, and once."""
+
+    async def cancel(moment: int) -> bool:
+        (stage,) = STAGING.iterdir()
+        stage.rename("aside")
+        async with AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
+            await store.retrieve({"n": 0})
+            Path("aside").rename(stage)
+            in_time = await cancelled_at(moment, store.recover)
+            assert held_by_living() == [], moment
+            return in_time
+
+    async def leave(moment: int) -> bool:
+        reached = asyncio.Event()
+        with at_suspension(moment, reached.set):
+            store = AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url())
+            opening = asyncio.create_task(store.retrieve({"n": 0}))
+            others = asyncio.create_task(reached.wait())
+            await asyncio.wait({opening, others}, return_when=asyncio.FIRST_COMPLETED)
+            return not opening.done()
+
+    for moment in each_beside_a_crash(monkeypatch, folder, stride):
+        in_time = asyncio.run((leave if at_its_end else cancel)(moment))
+        assert held_by_living() == [], moment
+        with make() as store:
+            assert store.run_or_retrieve({"n": 1}).custom_data["by"] == "the first"
+        check_whole()
+        assert calls() == 2, moment
+        if not in_time:
+            break
+    assert moment > 5
 
 
 def test_a_finished_run_outlives_a_later_owner_that_dies(folder: Path) -> None:
@@ -461,6 +521,7 @@ def test_what_found_the_database_locked_goes_with_its_row(folder: Path) -> None:
 
 DELETING = """\
 from entropic.artifacts import Removal
+from entropic.leases import is_gone
 from entropic.ledger import Ledger
 
 def kill(*args):

@@ -535,8 +535,10 @@ class StoresAgainstAModel(RuleBasedStateMachine):
         else:
             if is_current:
                 self.stored(held.key, held.content)
+            elif held.token > it.published:  # overtaken; kept until something newer is stored
+                it.sealed.append(held)
             self.settle(held.owner)
-            assert not held.stage.exists()
+            assert held.token > it.published or not held.stage.exists()
         self.settle()
 
     def fails(self, held: Held, *, ends_well: bool) -> None:

@@ -23,9 +23,11 @@ from entropic.artifacts.finding import (
     Found,
     find,
     holds_results,
+    is_from,
     is_whole,
     locate_registered,
     working_directory,
+    written_since,
 )
 from entropic.artifacts.moves import (
     REPLACED,
@@ -133,6 +135,8 @@ class ResultsFolder:
         registered: str | None,
         size: int | None,
         host: str | None = None,
+        digest: str | None = None,
+        started_at: float | None = None,
     ) -> str | None:
         """The path under which a stored run's result is found here and now.
 
@@ -145,6 +149,8 @@ class ResultsFolder:
             registered: The absolute path of a registered result.
             size: Its bytes, where they were recorded.
             host: The machine that wrote it, where that is known.
+            digest: The SHA-256 of its content, where that was computed.
+            started_at: When its run was started, in seconds since 1970, where that is known.
 
         Returns:
             ``None`` when the result itself is gone, or is not as large as it was.
@@ -163,7 +169,7 @@ class ResultsFolder:
             if folder_id(self.path) == self.id:
                 return None
             raise self._lost(id, stored, host)
-        return self._locate_elsewhere(id, stored, name, folder, size, host)
+        return self._locate_elsewhere(id, stored, name, folder, size, host, digest, started_at)
 
     def stage(self, id: str, token: int, nonce: str) -> Stage:
         """Where a run is to write; the worker makes the folder."""
@@ -441,21 +447,23 @@ class ResultsFolder:
         folder: str | None,
         size: int | None,
         host: str | None,
+        digest: str | None,
+        started_at: float | None,
     ) -> str | None:
         """A result that was published in a folder with another id."""
-        home = os.path.dirname(stored)
-        home_id = folder_id(home)
+        home_id = folder_id(os.path.dirname(stored))
         if home_id == folder:
             return stored if is_whole(stored, size) else None
         # This may be a copy of that folder, without the hidden corner that holds its id; or that
-        # corner was removed.
+        # corner was removed. But what is called so here may as well be an older result of the same
+        # run, which another store has run again since, into a folder that is not there now.
         candidates = [(os.path.join(self.path, name), self.given(name))]
         if home_id is None:
             candidates.append((stored, stored))
         for path, given in candidates:
-            if is_whole(path, size):
+            if is_whole(path, size) and is_from(path, digest, started_at):
                 return given
-        if any(os.path.lexists(path) for path, _ in candidates):
+        if any(written_since(path, started_at) for path, _ in candidates):
             return None
         raise self._lost(id, stored, host)
 

@@ -6,9 +6,13 @@ Paths come as their users spelled them; nothing here is changed.
 import os
 import stat
 from dataclasses import dataclass
+from typing import Final
 
 from entropic.artifacts.corner import PRIVATE
+from entropic.artifacts.stage import digest as content_digest
 from entropic.errors import ResultsDirError
+
+_CLOCKS_SECONDS: Final = 0.01  # a file system's clock is a few milliseconds behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,25 @@ def is_whole(path: str, size: int | None) -> bool:
     """Whether there is a result, of that many bytes where the number is known."""
     found = find(path)
     return found is not None and (size is None or found.size == size)
+
+
+def is_from(path: str, digest: str | None, started_at: float | None) -> bool:
+    """Whether a result is that of a run, as far as can be told: by its content, or by its age."""
+    if digest is None:
+        return written_since(path, started_at)
+    try:
+        return content_digest(path) == digest
+    except OSError:
+        return False
+
+
+def written_since(path: str, started_at: float | None) -> bool:
+    """Whether there is something, no older than a run that started then, where that is known."""
+    try:
+        written = os.lstat(path).st_mtime
+        return started_at is None or written >= started_at - _CLOCKS_SECONDS
+    except (OSError, ValueError):
+        return False
 
 
 def holds_results(folder: str) -> bool:

@@ -262,6 +262,15 @@ def _tree(path: str) -> tuple[list[str], list[str]]:
     return files, folders
 
 
+def digest(result: str) -> str:
+    """The SHA-256 of a result, as it is kept of each.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return _digest(result, _tree(result)[0])
+
+
 def _digest(result: str, files: list[str]) -> str:
     """SHA-256 of a file; of a folder, that of its files' relative names and digests."""
     if files == [result]:

@@ -97,6 +97,11 @@ class Database:
         if with_loop is not None:
             await with_loop.aclose()
 
+    async def part(self) -> None:
+        """Close as where the loop ends: what is to be done first has a moment for it."""
+        await to_the_end(self._close_with_loop())
+        await self.aclose()
+
     def before_loop_ends(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Have something done first where the loop ends, or this is dropped, before it is closed.
 

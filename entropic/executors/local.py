@@ -107,7 +107,7 @@ class LoopExecutor:
         """Await it; cancelled, it stops, unless it has only its result to be looked at."""
         began()
         goes_on = functools.partial(began, goes_on=True)
-        return await worker.run_job_async(job, self._threads.run, goes_on)
+        return await worker.run_job_async(job, self._threads.submit, goes_on)
 
     async def aclose(self) -> None:
         """End the threads that touched files."""

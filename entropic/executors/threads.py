@@ -42,7 +42,10 @@ class Threads:
         if self._is_closed:
             raise StoreClosedError
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-        return asyncio.get_running_loop().run_in_executor(self._pool, call)
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._pool, call)
+        except RuntimeError as error:  # the main thread has ended, and with it all pools
+            raise StoreClosedError(f"Python is ending: {error}") from error
 
     def close(self) -> None:
         """Let the threads end, each with what it is at."""

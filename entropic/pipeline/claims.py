@@ -21,6 +21,9 @@ from entropic.schedule import BATCH
 
 R = TypeVar("R", bound=Base)
 
+GRACE_SECONDS: Final = 0.5
+"""How long a cancelled call waits for its claims to be given back: somebody may have the lock."""
+
 _logger = logging.getLogger("entropic")
 
 _CONTENDED_SECONDS: Final = 5.0  # after others were last met

@@ -222,6 +222,8 @@ def locate(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
         registered=entry.result.registered_path,
         size=entry.result.size,
         host=entry.result.host,
+        digest=entry.result.digest,
+        started_at=entry.result.started_at,
     )
 
 

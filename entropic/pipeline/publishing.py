@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from entropic._shield import undisturbed
 from entropic.artifacts import ResultsFolder, Stage, Staged
 from entropic.errors import EntropicError, IdConflictError, ResultsDirError, RowRefusedError
 from entropic.identity import ParameterSet
@@ -116,7 +117,7 @@ class Publisher(Generic[R]):
             entries = await self._cache.ledger.complete(
                 runs,
                 functools.partial(self._publish, moved=moved),
-                functools.partial(self._cache.threads.run, self._withdraw, moved),
+                functools.partial(self._take_back, moved),
             )
         except RowRefusedError as error:
             if len(runs) == 1:
@@ -139,7 +140,8 @@ class Publisher(Generic[R]):
     async def _publish(
         self, ready: list[tuple[Executed, Entry[R]]], *, moved: list[tuple[Executed, str]]
     ) -> list[Published | EntropicError]:
-        return await self._cache.threads.run(self._publish_all, ready, moved)
+        # To its end, also where the loop ends meanwhile: only then is it known what has moved.
+        return await undisturbed(self._cache.threads.submit(self._publish_all, ready, moved))
 
     def _publish_all(
         self, ready: list[tuple[Executed, Entry[R]]], moved: list[tuple[Executed, str]]
@@ -157,6 +159,9 @@ class Publisher(Generic[R]):
         if any(run.outcome.elapsed_seconds >= DURABLE_SECONDS for run, _ in ready):
             self._cache.folder.sync()
         return published
+
+    async def _take_back(self, moved: list[tuple[Executed, str]]) -> None:
+        await undisturbed(self._cache.threads.submit(self._withdraw, moved))
 
     def _withdraw(self, moved: list[tuple[Executed, str]]) -> None:
         for run, name in moved:

@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from entropic._shield import to_the_end, uncancel, undisturbed
 from entropic.artifacts import Stage
@@ -19,6 +19,7 @@ from entropic.errors import (
     Failure,
     RowRefusedError,
     RunError,
+    StoreClosedError,
 )
 from entropic.executors import Executor
 from entropic.identity import ParameterSet, is_heavy
@@ -26,7 +27,7 @@ from entropic.leases import Flight
 from entropic.ledger import Claim, State
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
-from entropic.pipeline.claims import Claimant, Claims, is_newer
+from entropic.pipeline.claims import GRACE_SECONDS, Claimant, Claims, is_newer
 from entropic.pipeline.failures import describe, may_pass
 from entropic.pipeline.publishing import Executed, Publisher
 from entropic.pipeline.salvage import Salvage
@@ -37,8 +38,6 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Base)
 
 _logger = logging.getLogger("entropic")
-
-_GRACE_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +76,13 @@ class _Run:
 
     Attributes:
         is_last: Whether it is not tried again if it fails.
+        is_renewed: Whether the heartbeat renews its claim.
     """
 
     parameters: ParameterSet
     options: RunOptions
     is_last: bool
+    is_renewed: bool = False
     claim: Claim = field(init=False)
     stage: Stage = field(init=False)
 
@@ -263,7 +264,7 @@ class Runs(Generic[R]):
                 del self._leaving[id]
 
         task.add_done_callback(ended)
-        await undisturbed(asyncio.wait({task}, timeout=_GRACE_SECONDS))
+        await undisturbed(asyncio.wait({task}, timeout=GRACE_SECONDS))
 
     async def _keep_or_give_back(self, run: _Run) -> None:
         """The interruption of a run may come when its result has just been sealed."""
@@ -294,6 +295,7 @@ class Runs(Generic[R]):
             if isinstance(claim, State):
                 return claim
             run.claim = claim
+            run.is_renewed = True
             run.stage = self._cache.folder.stage(run.parameters.id, claim.token, self._cache.nonce)
             return None
 
@@ -396,16 +398,18 @@ class Runs(Generic[R]):
                 raise entry
         except Exception as error:
             # The run is finished: what could not be published stays staged, with its sidecar.
-            about = describe(self._cache.identity, run.parameters, error)
+            about: dict[str, Any] | None = describe(self._cache.identity, run.parameters, error)
+            if isinstance(error, StoreClosedError):  # Python is ending: it is nobody's failure
+                about = None
             if isinstance(error, DatabaseBusyError):  # whoever waits has waited long enough
-                self._claims.release(run.parameters.id)
+                self._release(run)
                 self._claims.owe([(run.parameters.id, run.claim.token, about)])
             else:
                 await self._settle(run, about)
             if isinstance(error, RowRefusedError):  # which is nothing to the other runs
                 return _failure(run, error)
             raise
-        self._claims.release(run.parameters.id)
+        self._release(run)
         self._claims.forget(run.parameters.id, run.claim.token)
         if entry.record is None or entry.published < run.claim.token:
             # Overtaken: by a run that was deleted meanwhile, or by one that is still under way.
@@ -457,12 +461,18 @@ class Runs(Generic[R]):
             await self._cache.threads.run(self._publisher.discard, [run.stage])
             await self._settle(run, failure)
 
+    def _release(self, run: _Run) -> None:
+        """Have its claim renewed no more: once, be it given back again where that was cut short."""
+        if run.is_renewed:
+            run.is_renewed = False
+            self._claims.release(run.parameters.id)
+
     async def _settle(self, run: _Run, failure: dict[str, Any] | None) -> None:
         """Put a failure, or (``None``) an interruption, on record.
 
         The caller must hear of the failure itself, not of this one.
         """
-        self._claims.release(run.parameters.id)
+        self._release(run)
         try:
             await self._claims.give_back([(run.parameters.id, run.claim.token, failure)])
         except Exception:

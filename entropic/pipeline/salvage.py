@@ -4,25 +4,35 @@
 publish, so that ten processes can do it at once.
 """
 
+import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+from entropic._shield import undisturbed
 from entropic.artifacts import Removed, Sidecar, Stage
-from entropic.errors import DatabaseBusyError, EntropicError, StoreClosedError
+from entropic.errors import (
+    DatabaseBusyError,
+    EntropicError,
+    ResultsDirError,
+    StoreClosedError,
+)
 from entropic.identity import ParameterSet, shortened
 from entropic.ledger import Claim, Entry, State
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
-from entropic.pipeline.claims import Claimant, Claims
+from entropic.pipeline.claims import GRACE_SECONDS, Claimant, Claims
+from entropic.pipeline.lookup import locate
 from entropic.pipeline.publishing import Executed, Publisher, own_name
 from entropic.recovery import Leftovers, Recovered, read_sealed, sort
 from entropic.schedule import BATCH
 from entropic.worker import Outcome
 
 R = TypeVar("R", bound=Base)
+T = TypeVar("T")
 
 _logger = logging.getLogger("entropic")
 
@@ -52,6 +62,7 @@ class Salvage(Generic[R]):
         self._claims: Claims[R] = Claims(cache.ledger, claimant)
         self._publisher = publisher
         self._patience = claimant.ttl  # of an unfinished stage that nobody writes to
+        self._under_claims: set[asyncio.Task[Any]] = set()
 
     async def recover(self) -> Recovered:
         """Store what others have finished and left, discard what they have not; find strays."""
@@ -85,7 +96,9 @@ class Salvage(Generic[R]):
         return were_left
 
     async def aclose(self) -> None:
-        """Give back what it still has."""
+        """Let end what is under way, and give back what it still has."""
+        while self._under_claims:
+            await asyncio.wait(self._under_claims)
         await self._claims.aclose()
 
     def take_over(self, parameters: ParameterSet, claim: Claim, stage: Stage) -> Executed | None:
@@ -154,15 +167,31 @@ class Salvage(Generic[R]):
         left: Leftovers = await self._cache.threads.run(
             sort, staged, states, self._cache.folder, self._patience
         )
-        useless = [*left.useless, *await self._fenced(left)]
+        useless = [*left.useless, *await self._in_order(self._fenced(left))]
         await self._cache.threads.run(self._publisher.discard, [stage for _, stage in useless])
         for id, stage in useless:
             _logger.info("discarded what was staged of %s (%s)", id, stage.folder)
         stored: list[str] = []
         finished = list(left.finished.values())
         for start in range(0, len(finished), BATCH):
-            stored += await self._recovered(finished[start : start + BATCH], list(left.dead))
+            part = finished[start : start + BATCH]
+            stored += await self._in_order(self._recovered(part, list(left.dead)))
         return stored, [id for id, _ in useless], bool(finished)
+
+    async def _in_order(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do to its end what takes claims, so that it gives them back.
+
+        It may take as long as somebody has the database locked; a cancellation waits only a
+        moment for it.
+        """
+        task = asyncio.create_task(work)
+        self._under_claims.add(task)
+        task.add_done_callback(self._under_claims.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await undisturbed(asyncio.wait({task}, timeout=GRACE_SECONDS))
+            raise
 
     async def _fenced(self, left: Leftovers) -> list[tuple[str, Stage]]:
         """Of what is still somebody's, what nobody can publish any more, as it has a later claim.
@@ -267,11 +296,28 @@ class Salvage(Generic[R]):
             entries = await self._cache.ledger.look_up(
                 [id for of_name in ids.values() for id in of_name]
             )
-            for name in part:
-                stored = [id for id in ids[name] if entries[id].record is not None]
-                is_known = any(
-                    own_name(self._cache.folder, id, entries[id]) == name for id in stored
-                )
-                if not is_known and os.path.join(self._cache.folder.path, name) not in registered:
-                    strays.append(name)
+            unknown = [
+                name
+                for name in part
+                if os.path.join(self._cache.folder.path, name) not in registered
+            ]
+            strays += await self._cache.threads.run(self._unknown, unknown, entries)
         return strays
+
+    def _unknown(self, names: Sequence[str], entries: Mapping[str, Entry[R]]) -> list[str]:
+        return [name for name in names if not self._is_known(name, entries)]
+
+    def _is_known(self, name: str, entries: Mapping[str, Entry[R]]) -> bool:
+        """Whether a name is that of a stored run's result, which may come of another folder."""
+        for id in self._cache.folder.ids(name):
+            if entries[id].record is None:
+                continue
+            if own_name(self._cache.folder, id, entries[id]) == name:
+                return True
+            with contextlib.suppress(ResultsDirError):
+                path = locate(self._cache.folder, id, entries[id])
+                if path is not None and os.path.samefile(
+                    path, os.path.join(self._cache.folder.path, name)
+                ):
+                    return True
+        return False
