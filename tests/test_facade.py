@@ -535,3 +535,35 @@ def test_a_call_costs_its_thread_little(make_store: Callable[..., Any]) -> None:
         assert time.process_time() - before < 0.2
         go_on.set()
         assert record.result(DEADLINE).n == 3
+
+
+ENDING = """\
+def run(params):
+    threading.main_thread().join()  # and with it, Python begins to end
+    time.sleep(0.2)
+    simulate(params)
+
+store = make(run, executor=EXECUTOR)
+
+def ask():
+    try:
+        store.run_or_retrieve({"n": 1})
+        say("stored")
+    except Exception as error:
+        say(type(error).__name__)
+
+threading.Thread(target=ask).start()
+"""
+
+
+@pytest.mark.parametrize("executor", ["caller", "thread"])
+def test_a_thread_that_outlives_the_main_one_is_told_so(executor: str) -> None:
+    """And what it has finished is stored by whoever comes next, and is nobody's failure."""
+    with scripts.script(scripts.arguments(EXECUTOR=executor) + ENDING) as script:
+        assert script.expect() in {"stored", "StoreClosedError"}
+        script.ended()
+    with Store(simulate, Point, file_suffix=".npy", db_url=databases.url()) as store:
+        assert store.failures() == []
+        assert store.run_or_retrieve({"n": 1}).n == 1
+        assert store.failures() == []
+    assert calls() == 1

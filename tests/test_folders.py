@@ -196,6 +196,22 @@ def test_an_older_result_is_not_taken_for_that_of_a_folder_that_is_gone(
     assert Path(ours.run_or_retrieve({"n": 1}).result_file).read_text() == "new"
 
 
+def test_a_file_registered_under_the_runs_own_name_is_not_replaced(
+    make_store: Callable[..., Any],
+) -> None:
+    """It is the user's from then on; a later run gets another name."""
+    store = make_store()
+    path = Path(store.run({"n": 1}).result_file)
+    path.write_bytes(b"made elsewhere")
+    store.register({"n": 1}, path)
+    again = store.run({"n": 1})
+    assert path.read_bytes() == b"made elsewhere"
+    assert Path(again.result_file).name == f"{again.id}.1.npy"
+    assert np.load(store.retrieve({"n": 1}).result_file).tolist() == [1.0, 0.5]
+    assert store.delete({"n": 1}, remove_file=True)
+    assert path.read_bytes() == b"made elsewhere"
+
+
 def test_what_is_a_hit_is_no_stray(make_store: Callable[..., Any]) -> None:
     """A folder that was copied without its hidden corner."""
     record = make_store().run({"n": 1})

@@ -199,7 +199,9 @@ def own_name(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
     """The name in the folder that is this run's own, or ``None`` when it has none yet."""
     result = entry.result
     if result.name is not None:
-        return result.name if result.folder == folder.id else None
+        # What a user has registered is the user's, be it under the name that was the run's own.
+        is_ours = result.registered_path != os.path.join(folder.path, result.name)
+        return result.name if result.folder == folder.id and is_ours else None
     # A row of entropic 2 has no bookkeeping; its result is ours where it says it is.
     if entry.record is None or result.registered_path is not None:
         return None
