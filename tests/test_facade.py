@@ -537,6 +537,48 @@ def test_a_call_costs_its_thread_little(make_store: Callable[..., Any]) -> None:
         assert record.result(DEADLINE).n == 3
 
 
+FORKING = """\
+import itertools
+
+store = make(lock_timeout=5)
+store.run_or_retrieve({"n": 0})
+over = threading.Event()
+
+def write():
+    for n in itertools.count(1):
+        if over.is_set():
+            break
+        store.run_or_retrieve({"n": n})
+
+writing = threading.Thread(target=write)
+writing.start()
+children = []
+for k in range(CHILDREN):
+    while store.retrieve({"n": 10 * k}) is None:  # so that they are forked at different moments
+        time.sleep(0.001)
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        store.retrieve({"n": 0})
+        store.run_or_retrieve({"n": -1 - k})
+        os._exit(0)
+    children.append(child)
+over.set()
+writing.join()
+say(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+store.close()
+"""
+
+
+@pytest.mark.parametrize("children", [10, pytest.param(200, marks=pytest.mark.nightly)])
+def test_a_child_that_is_forked_while_others_write_can_write(children: int) -> None:
+    """SQLite keeps its locks in the memory of the process, and a child would inherit them."""
+    lines, _ = scripts.run(scripts.arguments(CHILDREN=children) + FORKING)
+    assert lines == [" ".join(["0"] * children)]
+    assert databases.ask("SELECT count(*) FROM points WHERE n < 0") == [children]
+    assert databases.current().is_sound()
+
+
 ENDING = """\
 def run(params):
     threading.main_thread().join()  # and with it, Python begins to end

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from entropic._shield import undisturbed
 from entropic.database.dialect import Begin, Fault, Reader, Session
+from entropic.database.forking import forking
 from entropic.errors import DatabaseBusyError, DatabaseError, RowRefusedError, SettingsError
 
 # A short busy timeout, with retries from the loop: a long one would block a cancellation, and
@@ -46,6 +47,7 @@ class SQLiteSession:
     def __init__(self, connection: AsyncConnection, driver: Any) -> None:
         self.connection = connection
         self._driver = driver
+        self._is_inside = False  # a transaction
 
     @property
     def is_usable(self) -> bool:
@@ -54,7 +56,13 @@ class SQLiteSession:
 
     async def fetch(self, sql: str, values: Sequence[Any] = ()) -> Any:
         """Run a statement; its rows."""
-        return await self._driver.execute_fetchall(sql, values)
+        if self._is_inside:
+            return await self._driver.execute_fetchall(sql, values)
+        await forking.enter()
+        try:
+            return await self._driver.execute_fetchall(sql, values)
+        finally:
+            forking.leave()
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run a statement for each row of values."""
@@ -63,11 +71,18 @@ class SQLiteSession:
 
     async def begin(self, kind: Begin) -> None:
         """Begin a transaction, with the lock that it needs."""
-        await self.fetch(_BEGIN[kind])
+        await forking.enter()
+        self._is_inside = True
+        try:
+            await self.fetch(_BEGIN[kind])
+        except BaseException:
+            self._leave()
+            raise
 
     async def commit(self, told: str | None) -> None:
         """Commit it; nobody listens."""
         await self.fetch("COMMIT")
+        self._leave()
         if self.connection.in_transaction():  # SQLAlchemy's own idea of it, after run_sync
             await self.connection.rollback()
 
@@ -81,16 +96,24 @@ class SQLiteSession:
             asyncio.CancelledError: It was cancelled, with its whole loop; it is done all the same.
         """
         cancelled: asyncio.CancelledError | None = None
-        while not self.connection.invalidated:  # by SQLAlchemy, which has closed it then
-            try:
-                await self._driver.rollback()
-                break
-            except asyncio.CancelledError as error:
-                cancelled = error  # told, but perhaps not yet done: to ask again waits for both
+        try:
+            while not self.connection.invalidated:  # by SQLAlchemy, which has closed it then
+                try:
+                    await self._driver.rollback()
+                    break
+                except asyncio.CancelledError as error:
+                    cancelled = error  # told, but perhaps not yet done: to ask again waits for both
+        finally:
+            self._leave()
         if self.connection.in_transaction():
             await self.connection.rollback()
         if cancelled is not None:
             raise cancelled
+
+    def _leave(self) -> None:
+        if self._is_inside:
+            self._is_inside = False
+            forking.leave()
 
     async def outcome_key(self) -> None:
         """A commit of a file has an outcome at once."""
