@@ -899,11 +899,20 @@ async def test_a_damaged_database_is_told(counter: None) -> None:
             await count(database)
 
 
-async def test_a_database_that_was_deleted_under_a_store_is_told(counter: None) -> None:
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+@pytest.mark.parametrize("anew", [False, True], ids=["gone", "another one"])
+async def test_a_database_that_was_deleted_under_a_store_is_told(
+    counter: None, journal: str, anew: bool
+) -> None:
     """A write would go to a file that no longer has a name."""
+    change(PATH, f"PRAGMA journal_mode = {journal}")
     async with opened() as database:
         assert await count(database) == 0
-        Path(PATH).unlink()
+        content = Path(PATH).read_bytes()
+        for path in Path().glob(f"{PATH}*"):
+            path.unlink()
+        if anew:
+            Path(PATH).write_bytes(content)
         with pytest.raises(DatabaseError, match="was moved or deleted while it was open"):
             await increment(database)
 

@@ -44,9 +44,11 @@ class SQLiteSession:
 
     waits_for_locks = False  # but at the beginning, and at the commit
 
-    def __init__(self, connection: AsyncConnection, driver: Any) -> None:
+    def __init__(self, connection: AsyncConnection, driver: Any, path: str | None) -> None:
         self.connection = connection
         self._driver = driver
+        self._path = path
+        self._file = None if path is None else _file_at(path)
         self._is_inside = False  # a transaction
 
     @property
@@ -71,6 +73,10 @@ class SQLiteSession:
 
     async def begin(self, kind: Begin) -> None:
         """Begin a transaction, with the lock that it needs."""
+        # With a WAL, SQLite itself writes on into a file that is gone.
+        path = None if kind is Begin.READING else self._path
+        if path is not None and _file_at(path) != self._file:
+            raise _moved(path)
         await forking.enter()
         self._is_inside = True
         try:
@@ -177,7 +183,9 @@ class SQLite:
 
     async def session(self, connection: AsyncConnection) -> SQLiteSession:
         """The session of a new connection."""
-        return SQLiteSession(connection, (await connection.get_raw_connection()).driver_connection)
+        (path,), options = aiosqlite_dialect.dialect().create_connect_args(self.url)
+        driver = (await connection.get_raw_connection()).driver_connection
+        return SQLiteSession(connection, driver, None if options.get("uri") else path)
 
     async def _connect(self) -> aiosqlite.Connection:
         """A connection that waits for a lock only for a moment.
@@ -279,10 +287,7 @@ class SQLite:
                 f" (for example with: fuser -v '{path}'), or give the store a longer lock_timeout"
             )
         if _extended_code(error) == sqlite3.SQLITE_READONLY_DBMOVED:
-            return DatabaseError(
-                f"the database {path} was moved or deleted while it was open; close the store, and"
-                " put the file back if it is still wanted"
-            )
+            return _moved(path)
         if code in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG):
             return RowRefusedError(
                 f"the database {path} refused a row ({_original(error)}); see the constraints and"
@@ -341,6 +346,22 @@ def _absolute(path: str) -> str:
         bare = path.removeprefix("file:")
         return path if bare.startswith(("/", ":")) else f"file:{quote(os.getcwd())}/{bare}"
     return path if path == ":memory:" else os.path.abspath(path)
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """What tells a file from others; ``None`` where there is none, as for one in memory."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _moved(path: str) -> DatabaseError:
+    return DatabaseError(
+        f"the database {path} was moved or deleted while it was open; close the store, and put the"
+        " file back if it is still wanted"
+    )
 
 
 def _is_in_memory(url: sa.URL) -> bool:
