@@ -81,7 +81,7 @@ def processes() -> Iterator[Any]:
         yield cluster
 
 
-@pytest.fixture(params=["threads", "processes"])
+@pytest.fixture(params=["threads", pytest.param("processes", marks=pytest.mark.nightly)])
 def cluster(request: pytest.FixtureRequest) -> Any:
     """A cluster of each kind."""
     return request.getfixturevalue(request.param)
@@ -292,7 +292,7 @@ def test_a_worker_that_dies_fails_its_run_alone(make_store: Callable[..., Any], 
     assert os.listdir("results/.entropic/staging") == []
 
 
-@pytest.mark.parametrize("deaths", [0, 3])
+@pytest.mark.parametrize("deaths", [0, pytest.param(3, marks=pytest.mark.nightly)])
 def test_a_finished_run_outlives_the_workers_that_could_not_say_so(
     make_store: Callable[..., Any], deaths: int
 ) -> None:

@@ -735,7 +735,10 @@ WITH_WORKERS = [
 @pytest.mark.parametrize(
     ("database", "executor", "rounds"),
     [
-        *((name, *at) for name in databases.NAMES for at in [("caller", 6), ("thread", 6)]),
+        ("sqlite", "caller", 6),
+        ("sqlite", "thread", 6),
+        ("postgresql", "thread", 6),
+        pytest.param("postgresql", "caller", 6, marks=pytest.mark.nightly),
         *WITH_WORKERS,
     ],
     indirect=["database"],

@@ -216,7 +216,7 @@ def test_the_store_does_what_a_dict_would() -> None:
     run_state_machine_as_test(
         AgainstADict,
         settings=settings(
-            max_examples=25,
+            max_examples=25 if databases.current().name == "sqlite" else 8,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -316,8 +316,7 @@ class Salvage(Generic[R]):
                 return True
             with contextlib.suppress(ResultsDirError):
                 path = locate(self._cache.folder, id, entries[id])
-                if path is not None and os.path.samefile(
-                    path, os.path.join(self._cache.folder.path, name)
-                ):
+                here = os.path.join(self._cache.folder.path, name)
+                if path is not None and os.path.abspath(path) == here:
                     return True
         return False
