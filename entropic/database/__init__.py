@@ -279,7 +279,12 @@ class Database:
         return self._engine
 
     async def _connect(self) -> Session:
-        return await self.dialect.session(await self._opened.connect())
+        connection = await self._opened.connect()
+        try:
+            return await self.dialect.session(connection)
+        except BaseException:
+            await undisturbed(connection.close())
+            raise
 
     async def _using(self, sessions: Sessions, work: Callable[[Session], Awaitable[T]]) -> T:
         async def attempt() -> T:
