@@ -5,6 +5,7 @@ been finished is kept.
 """
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -74,13 +75,26 @@ def open_files() -> Counter[str]:
     return files
 
 
+OTHERS: set[threading.Thread] = set()
+"""The threads that other tests of this process have left, which may end at any time."""
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Known before the test makes its store."""
+    gc.collect()
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
+
+
 class Holdings:
     """What a process and its open store hold."""
 
     def __init__(self, store: AsyncStore[Point]) -> None:
         assert store._opening._task is not None
         opened = store._opening._task.result()
-        names = (re.sub(r"[ _-]\d.*", "", thread.name) for thread in threading.enumerate())
+        threads = set(threading.enumerate()) - OTHERS
+        names = (re.sub(r"[ _-]\d.*", "", thread.name) for thread in threads)
         self.threads = Counter(names)
         self.files = open_files()
         self.tasks = len(asyncio.all_tasks())
