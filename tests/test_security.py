@@ -302,6 +302,24 @@ def test_planted_links_lead_nowhere(folder: Path, target: str, runner: Callable[
         assert Path(store.run({"n": 1}).result_file).exists()
 
 
+@pytest.mark.parametrize("corner", [".entropic", ".entropic/staging"])
+def test_a_corner_that_becomes_a_link_is_not_staged_in(folder: Path, corner: str) -> None:
+    """Planted while the store is open: the run says so, and nothing is written outside."""
+    outside = folder / "outside"
+    (outside / "staging").mkdir(parents=True)
+    place = Path("results") / corner
+    with make(simulate) as store:
+        store.run({"n": 1})
+        place.rename("aside")
+        place.symlink_to(outside)
+        with pytest.raises(ResultsDirError, match="is a symbolic link"):
+            store.run({"n": 2})
+        place.unlink()
+        Path("aside").rename(place)
+        assert store.run({"n": 2}).n == 2
+    assert [path.name for path in outside.rglob("*")] == ["staging"]
+
+
 def plant(place: Path, target: Path) -> None:
     """A link in the place of whatever is there."""
     if place.is_symlink() or place.is_file():

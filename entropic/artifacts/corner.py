@@ -37,7 +37,7 @@ def make(results: str) -> str:
             os.mkdir(path, 0o770)
             _restrict(path, results)
         except FileExistsError:
-            _check_folder(path)
+            check_folder(path)
     return folder_id(results) or _give_id(results)
 
 
@@ -55,7 +55,8 @@ def _restrict(path: str, results: str) -> None:
         os.chmod(path, 0o700)
 
 
-def _check_folder(path: str) -> None:
+def check_folder(path: str) -> None:
+    """Raise where one of the private corner's folders is none, but a link to elsewhere."""
     mode = os.lstat(path).st_mode
     if not stat.S_ISDIR(mode):
         what = "a symbolic link" if stat.S_ISLNK(mode) else "not a folder"

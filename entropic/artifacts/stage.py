@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from entropic.artifacts.corner import check_folder
 from entropic.artifacts.moves import fsync, fsync_opened, opened
 from entropic.errors import ResultMissingError, ResultsDirError
 
@@ -128,7 +129,12 @@ def make(stage: Stage) -> None:
             lies there is not ours to write into.
     """
     try:
+        staging = os.path.dirname(stage.folder)
+        for folder in (os.path.dirname(staging), staging):  # links may have been planted since
+            check_folder(folder)
         os.mkdir(stage.folder)
+    except ResultsDirError:
+        raise
     except FileNotFoundError as error:
         raise ResultsDirError(
             f"the staging folder {stage.folder} cannot be made: the results folder is no longer"
