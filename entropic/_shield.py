@@ -1,12 +1,16 @@
 """Awaiting something to its end, whatever happens to the task that awaits it, or to others."""
 
 import asyncio
+import contextvars
+import functools
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, TypeVarTuple
+from concurrent.futures import Executor
+from typing import ParamSpec, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -18,6 +22,21 @@ async def in_own_thread(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
     """
     limiter = anyio.CapacityLimiter(1)
     return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
+
+
+def in_pool(
+    pool: Executor | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> asyncio.Future[T]:
+    """Call a function in a pool of threads, or the loop's, with the caller's context variables.
+
+    The future is no task, which a loop that ends would cancel with all others: the thread would go
+    on, and nobody wait for it.
+
+    Raises:
+        RuntimeError: The pool has been shut down.
+    """
+    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    return asyncio.get_running_loop().run_in_executor(pool, call)
 
 
 async def to_the_end(work: Awaitable[T], left: asyncio.Event | None = None) -> T:

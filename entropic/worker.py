@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from entropic._shield import to_the_end, undisturbed
+from entropic._shield import in_pool, to_the_end, undisturbed
 from entropic.artifacts import Sidecar, Stage, Staged, explained
 from entropic.artifacts import stage as stages
 from entropic.errors import ResultsDirError, RunError, RunInterruptedError, RunTimeoutError
@@ -30,6 +30,8 @@ Runner = Callable[[dict[str, Any]], Any]
 """A simulation: writes one result to ``params["result_file"]``; its return value is ignored."""
 
 Hop = Callable[..., Awaitable[Any]]
+
+_IN_LOOPS_POOL: Final[Hop] = functools.partial(in_pool, None)
 
 # A run this long is worth an fsync of its result; for a shorter one that costs more than running
 # it again after a power failure.
@@ -146,14 +148,15 @@ def run_job(job: Job, *, contain: bool = True) -> Outcome:
 
 
 async def run_job_async(
-    job: Job, hop: Hop | None = None, finishing: Callable[[], None] | None = None
+    job: Job,
+    hop: Hop = _IN_LOOPS_POOL,
+    finishing: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run a job with an ``async def`` as its runner.
 
     Args:
         job: The job.
-        hop: Runs a function in a thread: all that would block the loop. It returns no task,
-            which a loop that ends would cancel: the thread would go on, and nobody wait for it.
+        hop: Runs a function in a thread, all that would block the loop; as ``in_pool`` does.
         finishing: Called when the runner has ended well: from there on nothing stops the run.
 
     Returns:
@@ -164,7 +167,6 @@ async def run_job_async(
     """
     clock = _Clock()
     token = running.set((*job.chain, (job.cache, job.id)))
-    hop = hop or _hop
     try:
         # A thread goes on whatever is cancelled. Left alone, it would make the stage anew, or seal
         # it, once that has been discarded.
@@ -192,11 +194,6 @@ async def run_job_async(
         return clock.failed(interrupted)
     finally:
         running.reset(token)
-
-
-def _hop(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-    call = functools.partial(contextvars.copy_context().run, function, *arguments)
-    return asyncio.get_running_loop().run_in_executor(None, call)
 
 
 async def _in_time(running: Awaitable[object], timeout: float | None) -> None:

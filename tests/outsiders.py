@@ -4,7 +4,7 @@ import asyncio
 import logging
 import multiprocessing
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,24 @@ def at_suspension(moment: int, then: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         loop.set_task_factory(earlier)
+
+
+async def left_at(moment: int, call: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
+    """Start a call, and return at its n-th suspension: so that its loop can end there.
+
+    Returns:
+        Whether it was under way still.
+    """
+    reached = asyncio.Event()
+    with at_suspension(moment, reached.set):
+        tasks = [asyncio.create_task(work) for work in (call(), reached.wait())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return not tasks[0].done()
+
+
+async def listed(records: AsyncIterable[Any]) -> list[Any]:
+    """All of a stream."""
+    return [record async for record in records]
 
 
 async def cancelled_at(

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import pytest
 
 from entropic import AsyncStore
 from tests import databases
-from tests.outsiders import cancelled_at, holding, is_unlocked
+from tests.outsiders import cancelled_at, holding, is_unlocked, listed
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
 
@@ -40,17 +40,16 @@ def make(runner: Callable[..., Any] = simulate, **settings: Any) -> AsyncStore[P
     return AsyncStore(runner, Point, **{**usual, **settings})
 
 
-async def listed(records: AsyncIterable[Point]) -> list[Point]:
-    """All of a stream."""
-    return [record async for record in records]
+def assert_file_is_unlocked(about: object = None) -> None:
+    """Where the database is one."""
+    if databases.current().name == "sqlite":
+        assert is_unlocked(databases.PATH), about
 
 
 async def assert_nothing_is_held(about: object = None) -> None:
     """No lock, claim or staging folder; a server may hear of an end a moment later."""
-    if databases.current().name == "sqlite":
-        assert is_unlocked(databases.PATH), about
-    else:
-        await asyncio.to_thread(wait_for, databases.current().is_sound)
+    assert_file_is_unlocked(about)
+    await asyncio.to_thread(wait_for, databases.current().is_sound)
     assert databases.ask(HELD) == [], about
     assert list(STAGING.iterdir()) == [], about
 
@@ -164,8 +163,7 @@ async def cancel_at_moments(executor: str, method: str, stride: int) -> None:
         for moment in itertools.count(1, stride):
             call = call_of(store, method, 10 * moment)
             in_time = await cancelled_at(moment, call)
-            if databases.current().name == "sqlite":  # at once, and not only in the end
-                assert is_unlocked(databases.PATH), moment
+            assert_file_is_unlocked(moment)  # at once, and not only in the end
             again = await call_of(store, method, 10 * moment)()
             records = again if isinstance(again, list) else [again]
             assert all(Path(record.result_file).stat().st_size for record in records)
@@ -320,8 +318,7 @@ async def test_five_hundred_impatient_calls_leave_things_as_they_were(
             in_time += sum(await asyncio.gather(*(impatient(store, n) for n in sets)))
             await before.come_back(store)
         assert 0 < in_time < 5000
-        if databases.current().name == "sqlite":
-            assert is_unlocked(databases.PATH)
+        assert_file_is_unlocked()
         wanted = [{"n": n} for n in range(400)]
         records = await store.sweep(wanted)
         assert [record.n for record in records] == list(range(400))

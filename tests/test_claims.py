@@ -602,9 +602,9 @@ async def test_who_waits_for_the_same_run_is_told_whoever_else_leaves() -> None:
     async def three() -> list[asyncio.Task[Any]]:
         go_on.clear()
         tasks = [asyncio.create_task(elsewhere.ended(id)) for id in ("a", "a", "b")]
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # they have begun to wait
         tasks[0].cancel()
-        await asyncio.sleep(0.01)
+        await asyncio.wait({tasks[0]})
         go_on.set()
         return tasks
 

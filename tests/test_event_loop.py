@@ -1,6 +1,7 @@
 """``AsyncStore`` and the loop it belongs to: never blocked, never another one, closed in order."""
 
 import asyncio
+import functools
 import gc
 import itertools
 import os
@@ -22,7 +23,7 @@ from entropic import AsyncStore, Base, Mapped, StoreClosedError, WrongLoopError
 from entropic.executors import Executors
 from entropic.pipeline import Pipeline
 from tests import databases
-from tests.outsiders import at_suspension, holding, waiting
+from tests.outsiders import holding, left_at, waiting
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, simulate, simulate_async
 
@@ -676,19 +677,13 @@ def test_a_loop_that_ends_at_any_moment_leaves_no_claim(
     asyncio.run(make_and_close.run_or_retrieve({"n": 0}))
     asyncio.run(make_and_close.aclose())
 
-    async def leave(moment: int) -> bool:
-        reached = asyncio.Event()
-        with at_suspension(moment, reached.set):
-            sets = [{"n": 10 * moment + n} for n in range(10)]
-            # Two, as one often finds that the other has just stored what it has claimed.
-            sweeps = [asyncio.create_task(make(runner).sweep(sets)) for _ in range(2)]
-            ended: asyncio.Task[Any] = asyncio.create_task(asyncio.wait(sweeps))
-            news: asyncio.Task[Any] = asyncio.create_task(reached.wait())
-            await asyncio.wait({ended, news}, return_when=asyncio.FIRST_COMPLETED)
-            return not ended.done()
+    async def sweeps(moment: int) -> None:
+        sets = [{"n": 10 * moment + n} for n in range(10)]
+        # Two, as one often finds that the other has just stored what it has claimed.
+        await asyncio.gather(*(make(runner).sweep(sets) for _ in range(2)))
 
     moment = 1
-    while asyncio.run(leave(moment)):
+    while asyncio.run(left_at(moment, functools.partial(sweeps, moment))):
         assert databases.ask("SELECT id FROM entropic_runs WHERE owner IS NOT NULL") == [], moment
         assert caplog.record_tuples == [], moment
         moment += 11

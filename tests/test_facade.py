@@ -580,9 +580,11 @@ def test_a_child_that_is_forked_while_others_write_can_write(children: int) -> N
 
 
 ENDING = """\
+import concurrent.futures.thread as pools
+
 def run(params):
-    threading.main_thread().join()  # and with it, Python begins to end
-    time.sleep(0.2)
+    while not pools._shutdown:  # the main thread has ended, and with it all pools
+        time.sleep(0.01)
     simulate(params)
 
 store = make(run, executor=EXECUTOR)

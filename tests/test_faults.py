@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from collections.abc import (
-    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -38,6 +37,7 @@ from tests.outsiders import (
     change,
     holding,
     is_unlocked,
+    listed,
     running,
     waiting,
 )
@@ -527,11 +527,6 @@ def make_async(runner: Callable[..., Any] = simulate, **settings: Any) -> AsyncS
     """An asynchronous store."""
     usual = {"file_suffix": ".npy", "db_url": WRITABLE}
     return AsyncStore(runner, Point, **{**usual, **settings})
-
-
-async def listed(records: AsyncIterable[Point]) -> list[Point]:
-    """All of a stream."""
-    return [record async for record in records]
 
 
 def all_calls(store: AsyncStore[Point]) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:

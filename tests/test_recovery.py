@@ -30,7 +30,7 @@ from entropic.leases import is_gone
 from entropic.ledger import Ledger
 from entropic.pipeline.salvage import Salvage
 from tests import databases, scripts
-from tests.outsiders import at_suspension, cancelled_at, is_unlocked
+from tests.outsiders import cancelled_at, is_unlocked, left_at
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, simulate
 
@@ -274,13 +274,8 @@ def test_a_recovery_that_is_left_at_any_moment_leaves_no_claim(
             return in_time
 
     async def leave(moment: int) -> bool:
-        reached = asyncio.Event()
-        with at_suspension(moment, reached.set):
-            store = AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url())
-            opening = asyncio.create_task(store.retrieve({"n": 0}))
-            others = asyncio.create_task(reached.wait())
-            await asyncio.wait({opening, others}, return_when=asyncio.FIRST_COMPLETED)
-            return not opening.done()
+        store = AsyncStore(simulate, Point, file_suffix=".npy", db_url=databases.url())
+        return await left_at(moment, lambda: store.retrieve({"n": 0}))
 
     for moment in each_beside_a_crash(monkeypatch, folder, stride):
         in_time = asyncio.run((leave if at_its_end else cancel)(moment))
@@ -521,7 +516,6 @@ def test_what_found_the_database_locked_goes_with_its_row(folder: Path) -> None:
 
 DELETING = """\
 from entropic.artifacts import Removal
-from entropic.leases import is_gone
 from entropic.ledger import Ledger
 
 def kill(*args):

@@ -3,6 +3,7 @@
 Paths come as their users spelled them; nothing here is changed.
 """
 
+import functools
 import os
 import stat
 from dataclasses import dataclass
@@ -65,9 +66,17 @@ def is_from(path: str, digest: str | None, started_at: float | None) -> bool:
     if digest is None:
         return written_since(path, started_at)
     try:
-        return content_digest(path) == digest
+        status = os.stat(path)
+        found = _digest_of(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return found == digest
     except OSError:
         return False
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _digest_of(path: str, *_: int) -> str:
+    """Not at each hit: a large one takes long, and is the same as long as its status is."""
+    return content_digest(path)
 
 
 def written_since(path: str, started_at: float | None) -> bool:

@@ -13,6 +13,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -125,16 +126,15 @@ def make(stage: Stage) -> None:
     """Make a run's staging folder.
 
     Raises:
-        ResultsDirError: It cannot be made, or is there already: tokens never repeat, so whatever
-            lies there is not ours to write into.
+        ResultsDirError: It cannot be made, its folder is a link to elsewhere, or it is there
+            already: tokens never repeat, so whatever lies there is not ours to write into.
     """
-    try:
-        staging = os.path.dirname(stage.folder)
-        for folder in (os.path.dirname(staging), staging):  # links may have been planted since
+    staging = os.path.dirname(stage.folder)
+    for folder in (os.path.dirname(staging), staging):  # links may have been planted since
+        with suppress(FileNotFoundError):
             check_folder(folder)
+    try:
         os.mkdir(stage.folder)
-    except ResultsDirError:
-        raise
     except FileNotFoundError as error:
         raise ResultsDirError(
             f"the staging folder {stage.folder} cannot be made: the results folder is no longer"

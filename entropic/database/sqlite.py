@@ -183,9 +183,9 @@ class SQLite:
 
     async def session(self, connection: AsyncConnection) -> SQLiteSession:
         """The session of a new connection."""
-        (path,), options = aiosqlite_dialect.dialect().create_connect_args(self.url)
         driver = (await connection.get_raw_connection()).driver_connection
-        return SQLiteSession(connection, driver, None if options.get("uri") else path)
+        is_plain = not (self.is_private or "uri" in self.url.query)
+        return SQLiteSession(connection, driver, self.url.database if is_plain else None)
 
     async def _connect(self) -> aiosqlite.Connection:
         """A connection that waits for a lock only for a moment.
@@ -349,7 +349,7 @@ def _absolute(path: str) -> str:
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
-    """What tells a file from others; ``None`` where there is none, as for one in memory."""
+    """What tells a file from others; ``None`` where there is none."""
     try:
         status = os.stat(path)
     except OSError:

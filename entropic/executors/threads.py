@@ -1,12 +1,11 @@
 """Threads of the library's own: for runners, and for whatever else would block the loop."""
 
 import asyncio
-import contextvars
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from entropic._shield import in_pool
 from entropic.errors import StoreClosedError
 
 P = ParamSpec("P")
@@ -34,16 +33,15 @@ class Threads:
     def submit(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        """The same; the future is no task, which a loop that ends would cancel with all others.
+        """The same, as a future that is no task; see ``in_pool``.
 
         Raises:
             StoreClosedError: The threads have been closed.
         """
         if self._is_closed:
             raise StoreClosedError
-        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
         try:
-            return asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return in_pool(self._pool, function, *args, **kwargs)
         except RuntimeError as error:  # the main thread has ended, and with it all pools
             raise StoreClosedError(f"Python is ending: {error}") from error
 

@@ -51,9 +51,6 @@ class Claimant:
     heartbeat: Heartbeat | None
 
 
-_logger = logging.getLogger("entropic")
-
-
 class Claims(Generic[R]):
     """Takes claims and gives them back.
 
