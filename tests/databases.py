@@ -139,7 +139,7 @@ class SQLiteFile:
     def connections(self) -> int:
         """How many stores of this process have."""
         links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
-        return sum(os.path.basename(path) == PATH for path in links)
+        return links.count(os.path.realpath(PATH))
 
     def refuse(self, table: str, when: str, why: str) -> None:
         """Let a trigger refuse new rows."""

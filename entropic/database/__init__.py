@@ -65,6 +65,7 @@ class Database:
         self._lock_timeout = lock_timeout
         self._jitter = jitter
         self._engine: AsyncEngine | None = None
+        self._closing: AsyncEngine | None = None
         self._listener: Session | None = None
         self._with_loop: AsyncGenerator[None, None] | None = None
         self._before_loop_ends: Callable[[], Coroutine[Any, Any, object]] | None = None
@@ -243,8 +244,7 @@ class Database:
         try:
             yield
         finally:
-            if self._engine is not None:
-                await self._close_with_loop()
+            await (self._close() if self._engine is None else self._close_with_loop())
 
     async def _close_with_loop(self) -> None:
         if self._before_loop_ends is None:
@@ -260,8 +260,11 @@ class Database:
             await first
 
     async def _close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is None:
+        """Close all; or what is left, where a loop that ends has cancelled the closing."""
+        if self._engine is not None:
+            self._closing, self._engine = self._engine, None
+        closing = self._closing
+        if closing is None:
             return
         for left in self._waited_for:
             left.set()
@@ -270,7 +273,9 @@ class Database:
         listener, self._listener = self._listener, None
         if listener is not None:
             await drop(listener)
-        await engine.dispose()
+        await closing.dispose()
+        await self.dialect.aclose()
+        self._closing = None
 
     @property
     def _opened(self) -> AsyncEngine:

@@ -96,6 +96,10 @@ class Session(Protocol):
         """Have a function called with what others tell, for as long as the session lasts."""
         ...
 
+    async def disconnect(self) -> None:
+        """Close the driver's connection, whatever is cancelled meanwhile, if it is open still."""
+        ...
+
 
 class Dialect(Protocol):
     """One kind of database.
@@ -122,6 +126,10 @@ class Dialect(Protocol):
 
     async def session(self, connection: AsyncConnection) -> Session:
         """The session of a new connection."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what the engine has lost: a loop that ends cancels it as it makes a connection."""
         ...
 
     async def prepare(self, session: Session, is_new: bool) -> None:

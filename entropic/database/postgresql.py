@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from entropic._shield import uncancel
 from entropic.database.dialect import Begin, Fault, Reader, Session
 from entropic.errors import DatabaseBusyError, DatabaseError, RowRefusedError, SettingsError
 
@@ -116,6 +117,16 @@ class PostgreSQLSession:
         """Have a function called with what others tell, for as long as the session lasts."""
         await self._asked(self._driver.add_listener(_CHANNEL, lambda *heard: told(heard[-1])))
 
+    async def disconnect(self) -> None:
+        """Close the driver's connection, whatever is cancelled meanwhile."""
+        try:
+            await self._driver.close()
+        except asyncio.CancelledError:  # closed all the same, though the server was not told
+            uncancel()
+        except Exception as error:
+            if PostgreSQL.fault(error) is not Fault.LOST and not isinstance(error, OSError):
+                raise
+
     async def _execute(self, sql: str) -> None:
         await self._asked(self._driver.execute(sql))
 
@@ -157,6 +168,7 @@ class PostgreSQL:
         self._lock_timeout = lock_timeout
         self._is_pooled = url.query.get("pgbouncer") == "true"
         self.tells = not self._is_pooled  # PgBouncer hands nothing on
+        self._connections: list[Any] = []
 
     def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""
@@ -174,6 +186,12 @@ class PostgreSQL:
         """The session of a new connection."""
         driver = (await connection.get_raw_connection()).driver_connection
         return PostgreSQLSession(connection, driver, self._lock_timeout, is_pooled=self._is_pooled)
+
+    async def aclose(self) -> None:
+        """Close what the engine has lost."""
+        for connection in self._connections:
+            if not connection.is_closed():
+                connection.terminate()
 
     async def prepare(self, session: Session, is_new: bool) -> None:
         """There is nothing to settle."""
@@ -317,7 +335,7 @@ class PostgreSQL:
             "tcp_keepalives_count": "3",
         }
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 dsn.render_as_string(hide_password=False),
                 timeout=_CONNECT_SECONDS,
                 command_timeout=self._lock_timeout + _ANSWER_SECONDS,
@@ -326,6 +344,9 @@ class PostgreSQL:
             )
         except OSError as error:
             raise _LostError(str(error) or "the server does not answer") from error
+        self._connections = [open_one for open_one in self._connections if not open_one.is_closed()]
+        self._connections.append(connection)
+        return connection
 
 
 # By the beginnings of SQLSTATE codes; the first that fits.

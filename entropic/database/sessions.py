@@ -57,6 +57,7 @@ class Sessions:
 
 async def drop(session: Session) -> None:
     """Close a session; one that is lost already is no error."""
+    await session.disconnect()
     if session.is_usable:
         await session.connection.close()
     else:

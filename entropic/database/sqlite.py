@@ -1,6 +1,7 @@
 """SQLite through aiosqlite: pragmas, lists of keys, and what its errors mean."""
 
 import asyncio
+import functools
 import json
 import math
 import os
@@ -130,20 +131,55 @@ class SQLiteSession:
     async def listen(self, told: Callable[[str], None]) -> None:
         """SQLite tells nobody of anything."""
 
+    async def disconnect(self) -> None:
+        """Close the driver's connection, whatever is cancelled meanwhile."""
+        await self._driver.close()
+
 
 class _Connection(aiosqlite.Connection):
     """One whose end can be waited for, also where it could not be opened.
 
-    aiosqlite does not: it leaves a thread behind that reports to the loop, and where that is
-    closed by then, fails aloud.
+    aiosqlite does not: cancelled as it opens, it leaves a thread behind that reports to the loop,
+    which fails aloud where that is closed by then, and the file open.
     """
 
     stopped: asyncio.Future[None] | None = None
 
+    def __init__(self, connect: Callable[[], sqlite3.Connection], chunk: int) -> None:
+        opened: list[sqlite3.Connection] = []
+
+        def open_it() -> sqlite3.Connection:  # aiosqlite logs it, and a partial shows the path
+            opened.append(connect())
+            return opened[0]
+
+        super().__init__(open_it, chunk)
+        self._opened = opened
+        self._thread.daemon = True  # as SQLAlchemy does
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its thread has ended."""
+        return self.stopped is not None and self.stopped.done()
+
     def stop(self) -> asyncio.Future[None] | None:
         """Stop the thread."""
+        if self.stopped is not None:  # its thread has ended, or is about to
+            return self.stopped
+        opened = self._opened  # and not all of this: it may be on its way to the collector
+
+        def close() -> None:
+            for connection in opened:
+                connection.close()
+
+        self._tx.put_nowait((None, close))
         self.stopped = super().stop()
         return self.stopped
+
+    async def close(self) -> None:
+        """Close it, and end the thread, whatever is cancelled meanwhile."""
+        stopped = self.stop()
+        if stopped is not None:
+            await undisturbed(stopped)
 
 
 # Transactions are begun by hand: the driver's own BEGIN is deferred, and a read-then-write in one
@@ -173,10 +209,16 @@ class SQLite:
         self.is_private = _is_in_memory(url)
         # Of a database in memory there can only be one connection.
         self.writers = 0 if self.is_private else 1
+        self._connections: list[_Connection] = []
 
     def engine(self) -> AsyncEngine:
         """An engine whose connections begin no transaction by themselves."""
-        engine = create_async_engine(self.url, hide_parameters=True, async_creator=self._connect)
+        engine = create_async_engine(
+            self.url,
+            hide_parameters=True,
+            async_creator=self._connect,
+            pool_reset_on_return=None,  # what is given back is to be closed
+        )
         preparer = engine.dialect.identifier_preparer
         preparer.reserved_words = {*preparer.reserved_words, *_MORE_RESERVED_WORDS}
         return engine
@@ -195,17 +237,19 @@ class SQLite:
         (path,), options = aiosqlite_dialect.dialect().create_connect_args(self.url)
         options.update(timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None)
 
-        def connect() -> sqlite3.Connection:  # aiosqlite logs it, and a partial shows the path
-            return sqlite3.connect(path, **options)
-
-        connection = _Connection(connect, 64)
-        connection._thread.daemon = True  # as SQLAlchemy does
+        connection = _Connection(functools.partial(sqlite3.connect, path, **options), 64)
+        self._connections = [one for one in self._connections if not one.is_closed]
+        self._connections.append(connection)
         try:
             return await connection
         except BaseException:
-            if connection.stopped is not None:
-                await undisturbed(connection.stopped)
+            await connection.close()
             raise
+
+    async def aclose(self) -> None:
+        """Close what the engine has lost."""
+        for connection in self._connections:
+            await connection.close()
 
     async def prepare(self, session: Session, is_new: bool) -> None:
         """Set a new database up; an existing one keeps its journal mode."""
