@@ -22,7 +22,7 @@ from typing import Any
 from entropic import Base, Mapped, Store
 from entropic.identity import Identity
 
-ROUNDS = 3
+ROUNDS = 5
 WARM = 20_000
 COLD = 1_000
 
@@ -140,13 +140,19 @@ def main() -> None:
         for target in (1_000, rows):
             asyncio.run(fill(server.url, os.path.abspath("made.txt"), stored, target))
             stored = target
-            for processes in (1, 2, 4, 8) if target == rows else (1,):
+            counts = (1, 2, 4, 8) if target == rows else (1,)
+            # In turns, so that noise meets all of them alike.
+            samples = [
+                (processes, count, at_once(work, server.url, stored, processes))
+                for _ in range(ROUNDS)
+                for processes in counts
+                for work, count in ((warm, WARM), (cold, COLD))
+            ]
+            for processes in counts:
                 figures = [
-                    statistics.median(
-                        at_once(work, server.url, stored, processes) for _ in range(ROUNDS)
-                    )
-                    / (count * processes)
-                    for work, count in ((warm, WARM), (cold, COLD))
+                    statistics.median(took for n, of, took in samples if (n, of) == (processes, c))
+                    / (c * processes)
+                    for c in (WARM, COLD)
                 ]
                 print(f"| {stored:,} | {processes} |", *(f"{f * 1e6:.0f} |" for f in figures))
         for name, size in asyncio.run(sizes(server.url)):
