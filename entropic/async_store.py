@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from entropic.database.urls import async_url, masked
-from entropic.errors import Failure, ParamsError, SettingsError
-from entropic.executors import Executors, check_executor, is_dask
+from entropic.errors import Failure, ParamsError
+from entropic.executors import Executors, check_executor
 from entropic.identity import Identity
 from entropic.models import Base
 from entropic.opening import Opening, StoreSettings, lacking
@@ -47,6 +47,7 @@ __all__ = [
     "ProgressOption",
     "R",
     "Recovered",
+    "RunSettings",
     "Runner",
     "warn_of_options",
 ]
@@ -322,15 +323,10 @@ class AsyncStore(Generic[R]):
             DatabaseError: The database failed.
             Exception: What the first runner that failed raised, or the iterable itself.
         """
-        call = self._call(
-            params,
-            custom_data,
-            RunSettings(_one_of(client, executor), max_workers, retries, timeout),
-            on_error,
-            progress,
-            is_sweep=True,
+        settings = RunSettings.of_call(client, executor, max_workers, retries, timeout)
+        return await self._collect(
+            self._call(params, custom_data, settings, on_error, progress, is_sweep=True)
         )
-        return await self._collect(call)
 
     def as_completed(
         self,
@@ -369,15 +365,10 @@ class AsyncStore(Generic[R]):
         Raises:
             Exception: What ``sweep`` raises.
         """
-        call = self._call(
-            params,
-            custom_data,
-            RunSettings(_one_of(client, executor), max_workers, retries, timeout),
-            on_error,
-            progress,
-            is_sweep=True,
+        settings = RunSettings.of_call(client, executor, max_workers, retries, timeout)
+        return self._one_by_one(
+            self._call(params, custom_data, settings, on_error, progress, is_sweep=True)
         )
-        return self._stream(call)
 
     async def failures(self) -> list[Failure]:
         """Return the failures on record: of runs that have not succeeded since.
@@ -466,7 +457,13 @@ class AsyncStore(Generic[R]):
         finally:
             call.meter.close()
 
-    async def _stream(self, call: "_Call") -> AsyncGenerator[R, None]:
+    async def _one_by_one(self, call: "_Call") -> AsyncGenerator[R, None]:
+        async with aclosing(self._batches(call)) as batches:
+            async for batch in batches:
+                for record in batch:
+                    yield record
+
+    async def _batches(self, call: "_Call") -> AsyncGenerator[list[R], None]:
         try:
             # No call that a closing store waits for: nobody can tell when the next record is taken.
             opened = await self._opening.opened()
@@ -477,8 +474,8 @@ class AsyncStore(Generic[R]):
             )
             try:
                 async with aclosing(records):
-                    async for record in records:
-                        yield record
+                    async for batch in records:
+                        yield batch
             finally:
                 await opened.executors.release(options.executor)
         finally:
@@ -509,20 +506,6 @@ class _Call:
 
 def _finite(timeout: float | None) -> float | None:
     return None if timeout is None or math.isinf(timeout) else timeout
-
-
-def _one_of(client: Any, executor: Any) -> Any:
-    """``client=`` of the documented API is the same as ``executor=client``."""
-    if client is None:
-        return executor
-    if executor is not None:
-        raise SettingsError("client and executor say the same thing: pass one of them")
-    if not is_dask(client):
-        raise SettingsError(
-            f"client must be a dask.distributed.Client, not {type(client).__name__}; other places"
-            " to run are an executor"
-        )
-    return client
 
 
 def _length(params: object) -> int | None:

@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from entropic.artifacts import COMPANIONS, ResultsFolder
 from entropic.errors import ParamsError, SettingsError
-from entropic.executors import NAMES, check_executor, check_stops_late_runs, check_workers
+from entropic.executors import NAMES, check_executor, check_stops_late_runs, check_workers, is_dask
 from entropic.identity import checked_custom_data
 from entropic.schedule import OnError
 from entropic.worker import is_async
@@ -38,6 +38,24 @@ class RunSettings:
         check_count(self.retries, least=0, name="retries")
         if self.timeout is not None:
             check_seconds(self.timeout, name="timeout")
+
+    @classmethod
+    def of_call(cls, client: Any, executor: Any, *others: Any) -> Self:
+        """Those of a sweep, where ``client=`` of the documented API is the same as ``executor=``.
+
+        Raises:
+            SettingsError: Both were given, or the client is none.
+        """
+        if client is None:
+            return cls(executor, *others)
+        if executor is not None:
+            raise SettingsError("client and executor say the same thing: pass one of them")
+        if not is_dask(client):
+            raise SettingsError(
+                f"client must be a dask.distributed.Client, not {type(client).__name__}; other"
+                " places to run are an executor"
+            )
+        return cls(client, *others)
 
     def or_else(self, of_store: "RunSettings") -> "RunSettings":
         """These, and those of the store where a call says nothing; an executor is left open."""

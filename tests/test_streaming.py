@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from entropic import AsyncStore, Store, StoreClosedError
+from entropic._portal import portal
 from tests import databases
 from tests.conftest import KINDS
 from tests.simulations import Point, calls, simulate, simulate_async
@@ -363,3 +364,22 @@ def test_a_stream_that_was_left_reads_no_more(make_store: Callable[..., Any]) ->
         assert len(read) == seen
 
     asyncio.run(main())
+
+
+@databases.either
+def test_a_stream_of_hits_takes_few_ways_to_the_calling_thread(
+    make_store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each record would take several times as long as the hits."""
+    store = make_store()
+    store.sweep([{"n": n} for n in range(1000)])
+    ways: list[object] = []
+    wait = portal._wait_for
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        ways.append(args)
+        return wait(*args, **kwargs)
+
+    monkeypatch.setattr(portal, "_wait_for", noted)
+    assert [record.n for record in store.as_completed(sets(*range(1000)))] == [*range(1000)]
+    assert 0 < len(ways) < 100

@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -77,8 +77,8 @@ class Portal:
             caller, _context_of(caller), functools.partial(function, *args, **kwargs)
         )
 
-    def stream(self, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-        """Take items from an asynchronous generator, one by one, as ``call`` would.
+    def stream(self, batches: AsyncGenerator[Sequence[T], None]) -> Generator[T, None, None]:
+        """Take the items of an asynchronous generator's batches, each batch as ``call`` would.
 
         In between the thread is the caller's own: nothing is run on it.
         """
@@ -86,19 +86,19 @@ class Portal:
         context = _context_of(caller)
         stepping: asyncio.Task[Any] | None = None
 
-        async def step() -> T | _End:
+        async def step() -> Sequence[T] | None:
             nonlocal stepping
             stepping = asyncio.current_task()
-            return await anext(items, _END)
+            return await anext(batches, None)
 
         async def close() -> None:
             if stepping is not None:  # a generator that is at work cannot be closed
                 await asyncio.wait({stepping})
-            await items.aclose()
+            await batches.aclose()
 
         try:
-            while not isinstance(item := self._wait_for(caller, context, step, stays=True), _End):
-                yield item
+            while (batch := self._wait_for(caller, context, step, stays=True)) is not None:
+                yield from batch
         finally:
             is_at_work = stepping is not None and not stepping.done()
             if sys.is_finalizing():  # the loop's thread does not run any more
@@ -183,13 +183,6 @@ class Portal:
                 )
                 self._thread.start()
             return self._loop
-
-
-class _End:
-    """What comes after the last item."""
-
-
-_END: Final = _End()
 
 
 def _context_of(caller: Caller) -> contextvars.Context:

@@ -137,10 +137,11 @@ class Pipeline(Generic[R]):
 
     async def stream(
         self, source: Source, options: RunOptions, *, on_error: OnError, meter: Meter
-    ) -> AsyncGenerator[R, None]:
+    ) -> AsyncGenerator[list[R], None]:
         """One record for each parameter set of an input, as they are ready; else as ``collect``.
 
-        What is under way goes on while nobody waits for the next record.
+        Several at once, where several are ready. What is under way goes on while nobody waits for
+        the next ones.
         """
         self._check_open()
         schedule = Schedule(
@@ -152,8 +153,8 @@ class Pipeline(Generic[R]):
         request = self._request(source, options, schedule, meter, force=False, is_streamed=True)
         self._requests.add(request)
         try:
-            while (output := await request.next()) is not None:
-                yield output[1]
+            while outputs := await request.next():
+                yield [record for _, record in outputs]
         finally:
             await request.aclose()
             self._requests.discard(request)

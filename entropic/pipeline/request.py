@@ -34,7 +34,7 @@ R = TypeVar("R", bound=Base)
 
 
 class Request(Generic[R]):
-    """One call; an iterator of its records, each with the place of its set in the input.
+    """One call; gives its records, each with the place of its set in the input.
 
     Args:
         source: The input.
@@ -112,8 +112,10 @@ class Request(Generic[R]):
         self._check_end()
         return [record for _, record in sorted(self._ready, key=lambda output: output[0])]
 
-    async def next(self) -> tuple[int, R] | None:
-        """The next record that is ready, or ``None`` at the end; work goes on in between.
+    async def next(self) -> list[tuple[int, R]]:
+        """Some of the records that are ready, or none at the end; work goes on in between.
+
+        Not all of them, where there are several: by the next time, more have been read.
 
         Raises:
             Exception: The first failure, after all records that there are.
@@ -128,10 +130,10 @@ class Request(Generic[R]):
         self._is_wanted = False
         if self._ready:
             self._has_news.set()  # there is room for more
-            return self._ready.popleft()
+            return [self._ready.popleft() for _ in range((len(self._ready) + 1) // 2)]
         self._working.result()
         self._check_end()
-        return None
+        return []
 
     async def aclose(self) -> None:
         """Leave what is still under way."""
