@@ -340,7 +340,7 @@ def test_a_cancelled_claim_leaves_its_successors_alone(folder: Path) -> None:
         async with make(run) as store:
             await store.retrieve({"n": 0})
             pipeline = (await store._opening.opened()).pipeline
-            in_line = pipeline._runs._claims._taking._requests
+            in_line = pipeline._holder._claims._taking._requests
 
             async def queued(n: int) -> asyncio.Task[Any]:
                 """A request that has come as far as it can while the database is locked."""

@@ -102,7 +102,7 @@ class Owner:
             (database, "read", self._in_turn(database.read)),
             (database, "write", self._in_turn(database.write)),
             (pipeline._cache.ledger, "complete", self._completing),
-            (pipeline._runs._claims, "ended", self._ending(pipeline._runs._claims.ended)),
+            (pipeline._holder._claims, "ended", self._ending(pipeline._holder._claims.ended)),
         ):
             setattr(subject, name, instead)
 

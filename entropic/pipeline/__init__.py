@@ -27,11 +27,12 @@ from entropic.ledger import Ledger
 from entropic.models import Base, copied
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claimant, Claims
+from entropic.pipeline.holding import Holder, Landed, RunOptions
 from entropic.pipeline.lookup import Answer, Lookup
 from entropic.pipeline.publishing import Publisher
 from entropic.pipeline.request import Request
 from entropic.pipeline.rows import Rows
-from entropic.pipeline.runs import Landed, RunOptions, Runs
+from entropic.pipeline.runs import Runs
 from entropic.pipeline.salvage import Salvage
 from entropic.pipeline.sources import Params, Source, as_source
 from entropic.progress import Meter
@@ -90,14 +91,9 @@ class Pipeline(Generic[R]):
         rescuer = replace(claimant, owner=new_owner(), heartbeat=None)
         self._salvage = Salvage(cache, claims, rescuer, publisher)
         self._rows = Rows(cache, self._lookup, claims, self._salvage)
+        self._holder = Holder(cache, claims, publisher, self._salvage, owner=claimant.owner)
         self._runs = Runs(
-            runner,
-            cache,
-            claims,
-            publisher,
-            self._salvage,
-            claimant=claimant,
-            checksum=checksum,
+            runner, cache, self._holder, publisher, claimant=claimant, checksum=checksum
         )
 
     async def collect(
@@ -243,7 +239,7 @@ class Pipeline(Generic[R]):
         for request in self._requests:
             request.close(StoreClosedError())
         await self._flights.stop()
-        await self._runs.aclose()
+        await self._holder.aclose()
         for request in list(self._requests):
             await request.ended()
         while self._calls:

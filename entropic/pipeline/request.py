@@ -22,8 +22,8 @@ from entropic.errors import (
 from entropic.identity import ParameterSet
 from entropic.leases import Flights, Waiter
 from entropic.models import Base, copied
+from entropic.pipeline.holding import Landed
 from entropic.pipeline.lookup import Answer, Lookup
-from entropic.pipeline.runs import Landed
 from entropic.pipeline.sources import Source
 from entropic.progress import Meter
 from entropic.schedule import Leave, LookAgain, Pull, Schedule, Start
