@@ -10,7 +10,7 @@ import pickle
 import types
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -248,7 +248,7 @@ async def _there_and_back(
     reserved = {"id": "a", "result_file": "a", "created_at": NOON, "custom_data": {}}
     insert = databases.compiled(database, sa.insert(table).values(reserved | bound))
     select = databases.compiled(database, sa.select(*columns.values()))
-    rows: list[tuple[Any, ...]] = []
+    rows: list[Sequence[Any]] = []
 
     async def work(transaction: Transaction) -> None:
         await transaction.run_sync(table.create)

@@ -78,6 +78,9 @@ class ResultsFolder:
         self.spelled = os.fspath(spelled)
         self.suffix = suffix
         self.path = os.path.abspath(self.spelled)
+        # Joined once: a sweep of hits gives each name both.
+        self._prefix = os.path.join(self.path, "")
+        self._spelled_prefix = os.path.join(self.spelled, "")
         self.id = ""
         self.is_writable = False
         # Where the path as it was spelled leads to this folder: anywhere, or only here.
@@ -123,7 +126,7 @@ class ResultsFolder:
 
     def spell(self, name: str) -> str:
         """The path of a result, through ``results_dir`` as the user spelled it."""
-        return os.path.join(self.spelled, name)
+        return self._spelled_prefix + name
 
     def locate(
         self,
@@ -164,7 +167,7 @@ class ResultsFolder:
         if name is None:
             return self._locate_2x(id, stored, size)
         if folder == self.id:
-            if is_whole(os.path.join(self.path, name), size):
+            if is_whole(self._prefix + name, size):
                 return self.given(name)
             if folder_id(self.path) == self.id:
                 return None
@@ -437,7 +440,7 @@ class ResultsFolder:
     def given(self, name: str) -> str:
         """The path to give for a name in this folder: as spelled, where that leads here."""
         spelled_leads_here = self._cwd is None or self._cwd == working_directory()
-        return self.spell(name) if spelled_leads_here else os.path.join(self.path, name)
+        return self.spell(name) if spelled_leads_here else self._prefix + name
 
     def _locate_elsewhere(
         self,

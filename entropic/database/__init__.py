@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -128,7 +128,7 @@ class Database:
 
         await self._using(self._writers, prepare)
 
-    async def read(self, statement: Statement, **values: Any) -> list[tuple[Any, ...]]:
+    async def read(self, statement: Statement, **values: Any) -> list[Sequence[Any]]:
         """Run one reading statement and return its typed rows.
 
         Raises:

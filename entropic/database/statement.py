@@ -41,7 +41,9 @@ class Statement:
         if returned is None:
             returned = getattr(element, "exported_columns", None) or ()
         self._names = [str(column) for column in returned]
-        self._results = [dialect.reader(column.type, compiler) for column in returned]
+        readers = [dialect.reader(column.type, compiler) for column in returned]
+        # Of most columns, what the driver returns is as it should be.
+        self._readers = [(at, read) for at, read in enumerate(readers) if read is not None]
 
     def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values in the statement's order, as the driver takes them."""
@@ -51,7 +53,7 @@ class Statement:
             for name, process in self._binds
         )
 
-    async def typed(self, fetched: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    async def typed(self, fetched: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
         """Fetched rows as their columns type them, off the loop where that takes long.
 
         Raises:
@@ -59,28 +61,31 @@ class Statement:
         """
         rows = list(fetched)
         # Large texts are JSON, most likely.
-        if sum(len(value) for row in rows for value in row if isinstance(value, str)) > _LARGE_TEXT:
+        characters = 0
+        for at, _ in self._readers:
+            characters += sum([len(row[at]) for row in rows if type(row[at]) is str])
+        if characters > _LARGE_TEXT:
             return await in_own_thread(self._rows, rows)
         return self._rows(rows)
 
-    def _rows(self, fetched: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    def _rows(self, fetched: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+        typed: list[Sequence[Any]] = []
         try:
-            return [
-                tuple(
-                    value if process is None else process(value)
-                    for value, process in zip(row, self._results, strict=True)
-                )
-                for row in fetched
-            ]
+            for row in fetched:
+                values = list(row)
+                for at, read in self._readers:
+                    values[at] = read(values[at])
+                typed.append(values)
+            return typed
         except Exception as error:  # whatever a type of SQLAlchemy's, or of the user's own, raises
             raise self._unreadable(fetched, error) from error
 
     def _unreadable(self, fetched: Iterable[Sequence[Any]], error: Exception) -> SchemaError:
         for row in fetched:
-            for name, value, process in zip(self._names, row, self._results, strict=True):
+            for at, read in self._readers:
+                name, value = self._names[at], row[at]
                 try:
-                    if process is not None:
-                        process(value)
+                    read(value)
                 except Exception as reason:
                     shown = repr(value) if len(repr(value)) <= 120 else f"{repr(value)[:117]}..."
                     return SchemaError(

@@ -32,7 +32,7 @@ class Transaction:
         """From here on it is carried to its end: what comes next moves files."""
         self._can_stop = False
 
-    async def fetch(self, statement: Statement, **values: Any) -> list[tuple[Any, ...]]:
+    async def fetch(self, statement: Statement, **values: Any) -> list[Sequence[Any]]:
         """Run a statement and return its typed rows."""
         bound = statement.bind(values)
         return await statement.typed(await self._run(self._session.fetch(statement.sql, bound)))

@@ -183,6 +183,8 @@ def checked_text(text: str) -> str:
     """The text, if both databases can keep it."""
     if "\0" in text:
         raise Unfit("it contains a NUL character, which PostgreSQL cannot keep")
+    if type(text) is str and text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -364,6 +366,8 @@ def sha256(text: str) -> str:
     thread that hashes one such text after another thereby keeps all others from it: each time they
     wake, it is taken again, and their five milliseconds begin anew.
     """
+    if len(text) <= _HASHED_AT_ONCE and text.isascii():
+        return hashlib.sha256(text.encode()).hexdigest()
     encoded = memoryview(text.encode())
     digest = hashlib.sha256()
     for start in range(0, len(encoded), _HASHED_AT_ONCE):

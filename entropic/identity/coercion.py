@@ -57,11 +57,13 @@ class Rule:
         type_name: The type as an error message names it.
         coerce: A value as the column types it; raises ``Unfit`` with the reason.
         canonical: The canonical JSON of a coerced or stored value.
+        is_scalar: Whether values that are equal have one canonical form.
     """
 
     type_name: str
     coerce: Callable[[Any], Any]
     canonical: Callable[[Any], str]
+    is_scalar: bool = False
 
 
 def rule_for(parameter: Parameter) -> Rule:
@@ -92,12 +94,14 @@ def _rule(kind: Any) -> Rule | None:
 
 def _bool(_: Any) -> Rule:
     def coerce(value: Any) -> bool:
+        if value is True or value is False:
+            return value
         number = _number(value)
         if number in (0, 1):
             return bool(number)
         raise Unfit("only True, False, 1 and 0 are bools")
 
-    return Rule("a bool", coerce, lambda value: "true" if value else "false")
+    return Rule("a bool", coerce, lambda value: "true" if value else "false", is_scalar=True)
 
 
 def _int(kind: Any) -> Rule:
@@ -107,6 +111,8 @@ def _int(kind: Any) -> Rule:
     limit = 2 ** (bits - 1)
 
     def coerce(value: Any) -> int:
+        if type(value) is int and -limit <= value < limit:
+            return value
         number = _number(value)
         # Compared before it is converted: int(Decimal("1e999999999")) would never end.
         if not -limit <= number < limit:
@@ -115,20 +121,22 @@ def _int(kind: Any) -> Rule:
             raise Unfit("it is no whole number")
         return whole
 
-    return Rule("an int", coerce, lambda value: str(int(value)))
+    return Rule("an int", coerce, lambda value: str(int(value)), is_scalar=True)
 
 
 def _float(kind: Any) -> Rule:
     precision = getattr(kind, "precision", None)
     if isinstance(kind, sa.REAL) or (precision is not None and precision <= _SINGLE_BITS):
         raise Unfit("PostgreSQL rounds it to single precision; use Double, as Mapped[float] does")
-    return Rule("a float", _as_float, float_json)
+    return Rule("a float", _as_float, float_json, is_scalar=True)
 
 
 _SINGLE_BITS: Final = 24
 
 
 def _as_float(value: Any) -> float:
+    if type(value) is float and value == value:  # noqa: PLR0124  NaN is not
+        return value + 0.0
     number = _number(value)
     try:
         result = float(number)
@@ -187,7 +195,7 @@ def _str(kind: Any) -> Rule:
             raise Unfit(f"it is longer than the column's {length} characters")
         return text
 
-    return Rule("a str", coerce, text_json)
+    return Rule("a str", coerce, text_json, is_scalar=True)
 
 
 def _as_text(value: Any) -> str:

@@ -338,10 +338,7 @@ class Ledger(Generic[R]):
         try:
             return self._identity.digest(entry.values)
         except Exception as error:  # SQLite keeps any text in any column
-            raise SchemaError(
-                f"the row of {id!r} holds parameters that the model cannot read"
-                f" ({shortened(entry.values)}): change the model back, or mend the row"
-            ) from error
+            raise _unreadable(id, entry) from error
 
     def conflict(self, parameters: ParameterSet, entry: Entry[R]) -> IdConflictError | None:
         """The error to raise where an id holds other parameters than those asked for.
@@ -349,7 +346,7 @@ class Ledger(Generic[R]):
         Raises:
             SchemaError: It holds what cannot be parameters of the model.
         """
-        if entry.record is None or self.digest(parameters.id, entry) == parameters.digest:
+        if entry.record is None or self._is_same(parameters, entry):
             return None
         names = self._identity.differences(parameters.values, entry.values)
         differing = ", ".join(
@@ -361,6 +358,12 @@ class Ledger(Generic[R]):
             " was overwritten: choose another id, or delete that run first",
             id=parameters.id,
         )
+
+    def _is_same(self, parameters: ParameterSet, entry: Entry[R]) -> bool:
+        try:
+            return self._identity.is_same(parameters, entry.values)
+        except Exception as error:
+            raise _unreadable(parameters.id, entry) from error
 
     def _failure(self, id: str, attempts: int, error: object) -> Failure:
         about = _told(error)
@@ -423,24 +426,31 @@ class Ledger(Generic[R]):
         await transaction.execute_many(self._statements.settle, settled)
         return done
 
-    def _entries(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, Entry[R]]:
-        names = len(self._names)
+    def _entries(self, rows: Sequence[Sequence[Any]]) -> dict[str, Entry[R]]:
+        first, last = 1 + len(RESERVED), 1 + len(self._names)
         entries = {}
-        for key, *row in rows:
-            attributes = dict(zip(self._names, row[:names], strict=True))
-            token, published, is_claimed, *about = row[names:]
+        for row in rows:
+            key, id = row[:2]
             record = None
             values: dict[str, Any] = {}
-            if attributes["id"] is not None:
-                record = detached(self._class, attributes)
-                values = {name: attributes[name] for name in self._identity.parameters}
+            if id is not None:
+                record = detached(self._class, zip(self._names, row[1:last], strict=True))
+                values = dict(zip(self._names[len(RESERVED) :], row[first:last], strict=True))
+            token, published, is_claimed, *about = row[last:]
             result = Result(*about)
             if not _is_name(result.name, key):
-                result = replace(result, name=None)
+                result.name = None
             entries[key] = Entry(
                 record, values, result, token or 0, published or 0, bool(is_claimed)
             )
         return entries
+
+
+def _unreadable(id: str, entry: Entry[Any]) -> SchemaError:
+    return SchemaError(
+        f"the row of {id!r} holds parameters that the model cannot read"
+        f" ({shortened(entry.values)}): change the model back, or mend the row"
+    )
 
 
 def _told(error: object) -> dict[str, str]:

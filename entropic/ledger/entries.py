@@ -11,7 +11,7 @@ from entropic.models import Base
 R = TypeVar("R", bound=Base)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, to make one of each row would take six times as long
 class Result:
     """Where a run's result is, and what is known of it.
 
@@ -38,7 +38,7 @@ class Result:
     elapsed_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # the same
 class Entry(Generic[R]):
     """What the database holds under one id: a stored run, or only traces of one.
 

@@ -3,6 +3,7 @@
 Each has its reason: SQLite keeps neither zones nor decimals, JSON neither arrays nor their types.
 """
 
+import contextlib
 import enum
 import json
 from collections.abc import Callable
@@ -30,6 +31,22 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         return None if value is None else as_utc(value)
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> _Processor:
+        read = super().result_processor(dialect, coltype)
+        assert read is not None
+
+        def process(value: Any) -> Any:
+            # As SQLite keeps it, which otherwise takes seven times as long to read.
+            if type(value) is str and len(value) == _LENGTH_IN_SQLITE:
+                with contextlib.suppress(ValueError):
+                    return datetime.fromisoformat(f"{value}+00:00")
+            return read(value)
+
+        return process
+
+
+_LENGTH_IN_SQLITE: Final = len("2026-01-31 12:00:00.000000")
 
 
 def as_utc(value: datetime) -> datetime:
@@ -234,7 +251,16 @@ _PIECE: Final = 64 * 1024
 
 def load_json(text: str) -> Any:
     """``json.loads``, except that other threads get their turn while a large text is read."""
-    return json.loads(text) if len(text) < _LARGE_JSON else _InPieces().decode(text)
+    if len(text) >= _LARGE_JSON:
+        return _InPieces().decode(text)
+    try:  # json.loads looks for blanks first and last, which takes longer than a small text does
+        value, end = _scan(text, 0)
+    except StopIteration:
+        value, end = None, -1
+    return value if end == len(text) else json.loads(text)
+
+
+_scan: Final = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 class _InPieces(json.JSONDecoder):

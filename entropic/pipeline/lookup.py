@@ -23,7 +23,7 @@ _LOOKS: Final = 50
 _LOOK_SECONDS: Final = 0.02
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, to make one of each row would take six times as long
 class Answer(Generic[R]):
     """What a look-up says of one parameter set.
 
@@ -95,14 +95,19 @@ class Lookup(Generic[R]):
         """
         answers = await self._settled(sets)
         for answer in answers:
-            _warn(answer)
+            if answer.record is None:
+                _warn(answer)
         return answers
 
     async def _settled(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
         """The same, when what may be about to be settled has had time to be."""
         answers = await self._answer(sets)
         for look in range(_LOOKS):
-            doubtful = [at for at, answer in enumerate(answers) if answer.is_doubtful(look)]
+            doubtful = [
+                at
+                for at, answer in enumerate(answers)
+                if answer.record is None and answer.is_doubtful(look)
+            ]
             if not doubtful:
                 break
             if look:
@@ -151,7 +156,8 @@ class Lookup(Generic[R]):
             await recover(answer.parameters.id) or answer.is_unsettled
         ):
             (answer,) = await self._settled([wanted])
-        _warn(answer)
+        if answer.record is None:
+            _warn(answer)
         return answer
 
     async def _answer(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
@@ -163,7 +169,10 @@ class Lookup(Generic[R]):
         return await self._cache.threads.run(lambda: [self._judge(s, entries) for s in sets])
 
     async def _look_up(self, ids: list[str]) -> list[Entry[R]]:
-        found = await self._cache.ledger.look_up(list(dict.fromkeys(ids)))
+        distinct = list(dict.fromkeys(ids))
+        found = await self._cache.ledger.look_up(distinct)
+        if len(distinct) == len(ids):
+            return [found[id] for id in ids]
         entries = []
         seen = set()
         for id in ids:
@@ -228,8 +237,6 @@ def locate(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
 
 
 def _warn(answer: Answer[Any]) -> None:
-    if answer.record is not None:
-        return
     if answer.error is None and answer.entry.record is not None:
         _logger.warning(
             "the result of %s (%s) is gone or not as large as it was: a miss",

@@ -233,20 +233,23 @@ class Request(Generic[R]):
         sets = await self._lookup.resolve(batch, self._position)
         places: dict[str, list[int]] = {}
         for position, parameters in enumerate(sets, self._position):
-            self._check_own_id(parameters)
+            if parameters.has_own_id:
+                self._check_own_id(parameters)
             places.setdefault(parameters.id, []).append(position)
         self._position += len(batch)
         by_id = {parameters.id: parameters for parameters in reversed(sets)}
         new = self._schedule.offered(list(places))
         self._join({id: places[id] for id in places.keys() - set(new)})
         hits, misses = [], []
+        is_told = _logger.isEnabledFor(logging.INFO)
         for id, answer in zip(
             new, await self._lookup.answer([by_id[id] for id in new]), strict=True
         ):
             if answer.error is not None and not self._is_forced_through(answer.error):
                 raise answer.error
             if answer.record is not None and not self._force:
-                _logger.info("hit %s", answer.parameters.id)
+                if is_told:
+                    _logger.info("hit %s", answer.parameters.id)
                 hits.append(id)
                 self._put(places[id], answer.record)
             else:
@@ -297,8 +300,6 @@ class Request(Generic[R]):
 
     def _check_own_id(self, parameters: ParameterSet) -> None:
         """An id of the caller's own must not stand for two sets of one input."""
-        if not parameters.has_own_id:
-            return
         known = self._own_ids.setdefault(parameters.id, parameters.digest)
         if known != parameters.digest:
             raise IdConflictError(
