@@ -1,12 +1,13 @@
 """What entropic 2.3.0 has not: ``AsyncStore``, other executors, streams."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 from measuring import main, measured
 from models import store_of
-from simulations import five_ms, sets
+from simulations import five_ms, sets, trivial
 
 from entropic import AsyncStore, Store
 
@@ -21,6 +22,24 @@ def process(size: int) -> None:
 
 def warm(size: int) -> None:
     asyncio.run(_warm(size))
+
+
+def hits(size: int) -> None:
+    asyncio.run(_hits(size))
+
+
+def concurrent_hits(size: int) -> None:
+    asyncio.run(_concurrent_hits(size))
+
+
+def warm_thousand(size: int) -> None:
+    """A sweep of a thousand stored sets, of however many there are."""
+    asyncio.run(_warm(min(size, 1_000)))
+
+
+def cold_thousand(size: int) -> None:
+    """A sweep of a thousand new sets, beside however many there are."""
+    asyncio.run(_cold(min(size, 1_000)))
 
 
 def stream(size: int) -> None:
@@ -54,6 +73,34 @@ async def _warm(size: int) -> None:
     assert len(records) == size
 
 
+async def _cold(size: int) -> None:
+    first = time.time_ns()
+    async with store_of(AsyncStore, trivial) as store:
+        params = [{"n": first + n, "dt": 0.5} for n in range(size)]
+        await store.run_or_retrieve({"n": -first, "dt": 0.5})
+        with measured():
+            records = await store.sweep(params)
+    assert len(records) == size
+
+
+async def _hits(size: int) -> None:
+    async with _opened() as store:
+        params = list(sets(size))
+        assert await store.retrieve(params[0]) is not None
+        with measured():
+            for each in params:
+                assert await store.retrieve(each) is not None
+
+
+async def _concurrent_hits(size: int) -> None:
+    async with _opened() as store:
+        params = list(sets(size))
+        assert await store.retrieve(params[0]) is not None
+        with measured():
+            records = await asyncio.gather(*map(store.run_or_retrieve, params))
+    assert len(records) == size
+
+
 async def _stream(size: int) -> None:
     async with _opened() as store:
         count = 0
@@ -76,6 +123,10 @@ if __name__ == "__main__":
         "thread": thread,
         "process": process,
         "warm": warm,
+        "hits": hits,
+        "concurrent_hits": concurrent_hits,
+        "warm_thousand": warm_thousand,
+        "cold_thousand": cold_thousand,
         "stream": stream,
         "sync_stream": sync_stream,
     }

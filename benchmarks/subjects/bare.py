@@ -1,6 +1,7 @@
 """The same work without a cache: what the machine can do."""
 
 import hashlib
+import importlib
 import json
 import multiprocessing
 import sqlite3
@@ -54,6 +55,25 @@ def warm(size: int) -> None:
     assert len(found) == size
 
 
+def hits(size: int) -> None:
+    params = list(sets(size))
+    with closing(sqlite3.connect("runs.sqlite3")) as database, measured():
+        for each in params:
+            id = _id(each)
+            (row,) = database.execute("SELECT * FROM results WHERE id = ?", (id,)).fetchall()
+            assert row[0] == id
+
+
+def import_sqlalchemy(size: int) -> None:
+    with measured():
+        importlib.import_module("sqlalchemy.ext.asyncio")
+
+
+def import_entropic(size: int) -> None:
+    with measured():
+        importlib.import_module("entropic").Store  # noqa: B018  it is imported when asked for
+
+
 def stream(size: int) -> None:
     count = 0
     with closing(sqlite3.connect("runs.sqlite3")) as database, measured():
@@ -102,6 +122,9 @@ if __name__ == "__main__":
             "thread": thread,
             "process": process,
             "dask": dask,
+            "hits": hits,
+            "import_sqlalchemy": import_sqlalchemy,
+            "import_entropic": import_entropic,
             "warm": warm,
             "stream": stream,
         }

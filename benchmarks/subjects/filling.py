@@ -18,18 +18,35 @@ from simulations import sets, trivial
 
 from entropic import Store
 
+_MOST_LINKS = 50_000  # ext4 allows a file 65,000
+
 
 def fill(size: int) -> None:
     """Store ``size`` sets and their results in the working directory."""
+    _fill(size, results=size)
+
+
+def fill_rows(size: int) -> None:
+    """The same, but only the first thousand have results."""
+    _fill(size, results=1_000)
+
+
+def _fill(size: int, results: int) -> None:
     first, *others = sets(size)
     record = store_of(Store, trivial).run_or_retrieve(first)
     model_id = record.id
     assert model_id == _id(first), "ids are made in another way: the copies would not be found"
     with measured():
-        content = Path(record.result_file).read_bytes()
-        pattern = str(Path(record.result_file).absolute())
-        for params in others:
-            Path(pattern.replace(model_id, _id(params))).write_bytes(content)
+        # Names of a few files: to write a million would take minutes.
+        content, original = Path(record.result_file).read_bytes(), Path(record.result_file)
+        pattern = str(original.absolute())
+        for number, params in enumerate(others[: results - 1], 1):
+            path = Path(pattern.replace(model_id, _id(params)))
+            if number % _MOST_LINKS:
+                path.hardlink_to(original)
+            else:
+                path.write_bytes(content)
+                original = path
         with closing(sqlite3.connect("runs.sqlite3")) as database, database:
             for table in _tables(database):
                 _copy_row(database, table, model_id, others)

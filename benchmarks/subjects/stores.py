@@ -1,8 +1,10 @@
 """``Store``, in the API that entropic 2.3.0 has as well: it runs in both environments."""
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
-from filling import fill
+from filling import fill, fill_rows
 from measuring import main, measured
 from models import store_of
 from simulations import five_ms, sets, ten_ms
@@ -31,6 +33,32 @@ def dask(size: int) -> None:
     assert len(records) == size
 
 
+def hits(size: int) -> None:
+    """Stored sets, one at a time."""
+    store = store_of(Store, _must_not_run)
+    params = list(sets(size))
+    assert store.retrieve(params[0]) is not None
+    with measured():
+        for each in params:
+            assert store.retrieve(each) is not None
+
+
+def one_by_one(size: int) -> None:
+    """New sets, one at a time."""
+    store = store_of(Store, do_nothing)
+    store.run_or_retrieve({"n": -1, "dt": 0.5})
+    with measured():
+        for params in sets(size):
+            store.run_or_retrieve(params)
+
+
+def one_by_one_wal(size: int) -> None:
+    """The same, on a database that has a WAL."""
+    with closing(sqlite3.connect("runs.sqlite3")) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    one_by_one(size)
+
+
 def warm(size: int) -> None:
     store = store_of(Store, _must_not_run)
     assert store.retrieve({"n": 0, "dt": 0.5}) is not None
@@ -52,4 +80,16 @@ def _must_not_run(params: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main({"trivial": trivial, "caller": caller, "dask": dask, "warm": warm, "fill": fill})
+    main(
+        {
+            "trivial": trivial,
+            "caller": caller,
+            "dask": dask,
+            "hits": hits,
+            "one_by_one": one_by_one,
+            "one_by_one_wal": one_by_one_wal,
+            "warm": warm,
+            "fill": fill,
+            "fill_rows": fill_rows,
+        }
+    )

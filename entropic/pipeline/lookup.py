@@ -65,11 +65,11 @@ class Lookup(Generic[R]):
 
     def __init__(self, cache: Cache[R]) -> None:
         self._cache = cache
-        self._entries: Batcher[str, Entry[R]] = Batcher(self._look_up, most=2000)
+        self._answers: Batcher[ParameterSet, Answer[R]] = Batcher(self._look_up, most=2000)
 
     async def aclose(self) -> None:
         """Let end what is under way."""
-        await self._entries.aclose()
+        await self._answers.aclose()
 
     async def resolve(
         self, batch: Sequence[Mapping[str, Any]], first: int = 0
@@ -101,7 +101,7 @@ class Lookup(Generic[R]):
 
     async def _settled(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
         """The same, when what may be about to be settled has had time to be."""
-        answers = await self._answer(sets)
+        answers = await self._answers.ask(sets)
         for look in range(_LOOKS):
             doubtful = [
                 at
@@ -112,7 +112,7 @@ class Lookup(Generic[R]):
                 break
             if look:
                 await asyncio.sleep(_LOOK_SECONDS)
-            again = await self._answer([sets[at] for at in doubtful])
+            again = await self._answers.ask([sets[at] for at in doubtful])
             for at, answer in zip(doubtful, again, strict=True):
                 answers[at] = answer
         return answers
@@ -139,7 +139,7 @@ class Lookup(Generic[R]):
             return await self._recovered(wanted, recover)
         id = checked_id(params["id"])
         given = self._cache.identity.coerce_given(params)
-        (entry,) = await self._entries.ask([id])
+        entry = (await self._cache.ledger.look_up([id]))[id]
         if entry.record is None:
             return None
         digest = self._cache.ledger.digest(id, entry)
@@ -160,28 +160,21 @@ class Lookup(Generic[R]):
             _warn(answer)
         return answer
 
-    async def _answer(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
-        ids = dict.fromkeys(s.id for s in sets)
-        ids |= dict.fromkeys(s.id_2x for s in sets if s.id_2x is not None)
-        entries = dict(zip(ids, await self._entries.ask(list(ids)), strict=True))
+    async def _look_up(self, sets: list[ParameterSet]) -> list[Answer[R]]:
+        ids = dict.fromkeys([s.id for s in sets])
+        ids |= dict.fromkeys([s.id_2x for s in sets if s.id_2x is not None])
+        entries = await self._cache.ledger.look_up(list(ids))
         if all(entry.record is None for entry in entries.values()):
             return [Answer(s, entries[s.id]) for s in sets]
-        return await self._cache.threads.run(lambda: [self._judge(s, entries) for s in sets])
+        return await self._cache.threads.run(self._judge_all, sets, entries)
 
-    async def _look_up(self, ids: list[str]) -> list[Entry[R]]:
-        distinct = list(dict.fromkeys(ids))
-        found = await self._cache.ledger.look_up(distinct)
-        if len(distinct) == len(ids):
-            return [found[id] for id in ids]
-        entries = []
-        seen = set()
-        for id in ids:
-            entry = found[id]
-            if id in seen and entry.record is not None:  # asked for by several: to each its own
-                entry = replace(entry, record=copied(entry.record))
-            seen.add(id)
-            entries.append(entry)
-        return entries
+    def _judge_all(
+        self, sets: Sequence[ParameterSet], entries: Mapping[str, Entry[R]]
+    ) -> list[Answer[R]]:
+        answers = [self._judge(wanted, entries) for wanted in sets]
+        if len({answer.parameters.id for answer in answers}) < len(answers):
+            _give_each_its_own(answers)
+        return answers
 
     def _resolve(self, batch: Sequence[Mapping[str, Any]], first: int) -> list[ParameterSet]:
         resolved = []
@@ -214,6 +207,15 @@ class Lookup(Generic[R]):
             return Answer(wanted, entry, is_unsettled=entry.is_claimed)
         entry.record.__dict__["result_file"] = path
         return Answer(wanted, entry, entry.record)
+
+
+def _give_each_its_own(answers: Sequence[Answer[R]]) -> None:
+    """Of a record that several have asked for, each gets one: it is theirs to change."""
+    seen: set[str] = set()
+    for answer in answers:
+        if answer.record is not None and answer.parameters.id in seen:
+            answer.record = copied(answer.record)
+        seen.add(answer.parameters.id)
 
 
 def locate(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:

@@ -1,0 +1,66 @@
+"""The neighbours: joblib.Memory and diskcache, doing what one does with them."""
+
+from pathlib import Path
+from typing import Any
+
+import diskcache
+import joblib
+from measuring import main, measured
+from simulations import sets
+
+
+def simulate(n: int, dt: float) -> bytes:
+    return n.to_bytes(8, "little", signed=True)
+
+
+def joblib_cold(size: int) -> None:
+    cached = _memory()
+    cached(n=-1, dt=0.5)
+    with measured():
+        for params in sets(size):
+            cached(**params)
+
+
+def joblib_hits(size: int) -> None:
+    cached = _memory()
+    params = list(sets(size))
+    for each in params:
+        cached(**each)
+    with measured():
+        for each in params:
+            cached(**each)
+
+
+def diskcache_cold(size: int) -> None:
+    with diskcache.Cache("diskcache") as cache:
+        cached = cache.memoize()(simulate)
+        cached(n=-1, dt=0.5)
+        with measured():
+            for params in sets(size):
+                cached(**params)
+
+
+def diskcache_hits(size: int) -> None:
+    with diskcache.Cache("diskcache") as cache:
+        cached = cache.memoize()(simulate)
+        params = list(sets(size))
+        for each in params:
+            cached(**each)
+        with measured():
+            for each in params:
+                cached(**each)
+
+
+def _memory() -> Any:
+    return joblib.Memory(Path("joblib"), verbose=0).cache(simulate)
+
+
+if __name__ == "__main__":
+    main(
+        {
+            "joblib_cold": joblib_cold,
+            "joblib_hits": joblib_hits,
+            "diskcache_cold": diskcache_cold,
+            "diskcache_hits": diskcache_hits,
+        }
+    )
