@@ -36,7 +36,8 @@ class Opened:
 
     Attributes:
         identity: The model's rules in this database.
-        model: The model's name in the side tables: that of its table.
+        model: The model's name in the side tables: that of its table, with the table's schema
+            where the side tables are in another one.
         nonce: Marks what this cache stages in a results folder that others use, too.
     """
 
@@ -49,7 +50,9 @@ class Opened:
 class _Seen:
     """What the database holds of a model."""
 
-    names: frozenset[str]
+    model: str
+    is_empty: bool
+    side_tables: frozenset[str]
     columns: dict[str, Any] | None
     keys: list[str]
     has_rows: bool
@@ -73,12 +76,12 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
     model_identity = Identity(model)
 
     async def look() -> _Seen:
-        return await database.read_sync(lambda connection: _look(connection, table))
+        return await database.read_sync(lambda c: _look(c, database.dialect, table))
 
     seen = await look()
     if _is_settled(seen, model_identity, database.dialect):
-        return _opened(seen, model, table)
-    await database.prepare(not seen.names)
+        return _opened(seen, model)
+    await database.prepare(seen.is_empty)
 
     async def settle(transaction: Transaction) -> None:
         await transaction.run_sync(
@@ -89,7 +92,7 @@ async def open_schema(database: Database, model: type[Base]) -> Opened:
         await database.write(settle, Begin.TABLES)
     # By the connection that reads: as long as it has not seen the new tables, and a lock keeps it
     # from looking, SQLite says that there is no such table, and not that it is busy.
-    return _opened(await look(), model, table)
+    return _opened(await look(), model)
 
 
 async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
@@ -107,7 +110,7 @@ async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
     identity = Identity(model)
 
     def plan(connection: sa.Connection) -> list[str]:
-        seen = _look(connection, table)
+        seen = _look(connection, database.dialect, table)
         statements: list[str] = []
 
         def write(element: Any, *_: Any, **__: Any) -> None:
@@ -115,7 +118,7 @@ async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
 
         writer = MockConnection(connection.dialect, write)
         for side in _SIDE_TABLES.sorted_tables:
-            if side.name not in seen.names:
+            if side.name not in seen.side_tables:
                 side.create(writer, checkfirst=False)
         if seen.columns is None:
             table.create(writer, checkfirst=False)
@@ -160,17 +163,17 @@ def _known_types() -> Iterator[None]:
         raise SchemaError(f"the database has no such column type: {error}") from error
 
 
-def _opened(seen: _Seen, model: type[Base], table: sa.Table) -> Opened:
+def _opened(seen: _Seen, model: type[Base]) -> Opened:
     assert seen.entry is not None
     _, nonce, from_2x = seen.entry
     defaults = {name: text for name, text in seen.defaults.items() if text is not None}
-    return Opened(Identity(model, defaults, from_2x=from_2x), table.fullname, nonce)
+    return Opened(Identity(model, defaults, from_2x=from_2x), seen.model, nonce)
 
 
-def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
+def _look(connection: sa.Connection, dialect: Dialect, table: sa.Table) -> _Seen:
     inspector = sa.inspect(connection)
-    names = set(inspector.get_table_names())
-    has_side_tables = all(side.name in names for side in _SIDE_TABLES.sorted_tables)
+    model = _name_of(connection, dialect, table)
+    sides = {side.name for side in _SIDE_TABLES.sorted_tables if inspector.has_table(side.name)}
     found: dict[str, Any] | None = None
     keys: list[str] = []
     has_rows = False
@@ -183,17 +186,42 @@ def _look(connection: sa.Connection, table: sa.Table) -> _Seen:
         ).scalar_one()
     entry = None
     defaults: dict[str, str | None] = {}
-    if has_side_tables:
-        mine = models_table.c.model == table.fullname
+    if models_table.name in sides:
         columns = models_table.c
         row = connection.execute(
-            sa.select(columns.format, columns.nonce, columns.from_2x).where(mine)
+            sa.select(columns.format, columns.nonce, columns.from_2x).where(columns.model == model)
         ).one_or_none()
         entry = None if row is None else (row.format, row.nonce, row.from_2x)
+    if columns_table.name in sides:
         query = sa.select(columns_table.c.parameter, columns_table.c.identity_default)
-        rows = connection.execute(query.where(columns_table.c.model == table.fullname))
+        rows = connection.execute(query.where(columns_table.c.model == model))
         defaults = {row.parameter: row.identity_default for row in rows}
-    return _Seen(frozenset(names), found, keys, bool(has_rows), entry, defaults)
+    is_empty = not inspector.get_table_names()
+    return _Seen(model, is_empty, frozenset(sides), found, keys, bool(has_rows), entry, defaults)
+
+
+def _name_of(connection: sa.Connection, dialect: Dialect, table: sa.Table) -> str:
+    """A model's name in the side tables, which are where whoever asks finds them first.
+
+    The same for all who find the same: not as a model spells it, but where its table is.
+    """
+    home = dialect.schema_of(connection, table.name, table.schema)
+    of_sides = dialect.schema_of(connection, models_table.name, None)
+    if home == of_sides:
+        return _dotted(table.name)
+    if sa.inspect(connection).has_table(models_table.name, home):
+        raise SchemaError(
+            f"the bookkeeping of {home}.{table.name} is in its own schema, and this role finds that"
+            f" of {of_sides} first: connect with a search_path that begins with {home} (in db_url:"
+            f" ?options=-csearch_path%3D{home})"
+        )
+    return _dotted(home, table.name)
+
+
+def _dotted(*names: str) -> str:
+    """Names in one, which no others are."""
+    quoted = ('"' + name.replace('"', '""') + '"' if "." in name else name for name in names)
+    return ".".join(quoted)
 
 
 def _check_is_table(table: sa.Table, names: list[str]) -> None:
@@ -213,7 +241,7 @@ def _is_settled(seen: _Seen, identity: Identity, dialect: Dialect) -> bool:
             f"the database was used by a newer entropic (format {seen.entry[0]}, this one knows"
             f" {FORMAT}); update entropic"
         )
-    if seen.columns is None:
+    if seen.columns is None or len(seen.side_tables) < len(_SIDE_TABLES.tables):
         return False
     missing = _missing_columns(seen, identity, dialect)
     return (
@@ -227,7 +255,7 @@ def _settle(
     connection: sa.Connection, dialect: Dialect, table: sa.Table, identity: Identity
 ) -> None:
     """Under the write lock: look again, then make, add and write down what is missing."""
-    seen = _look(connection, table)
+    seen = _look(connection, dialect, table)
     if _is_settled(seen, identity, dialect):
         return
     _SIDE_TABLES.create_all(connection)
@@ -242,10 +270,10 @@ def _settle(
     if seen.entry is None:
         connection.execute(
             sa.insert(models_table).values(
-                model=table.fullname, format=FORMAT, nonce=uuid.uuid4().hex[:8], from_2x=from_2x
+                model=seen.model, format=FORMAT, nonce=uuid.uuid4().hex[:8], from_2x=from_2x
             )
         )
-    first_sight = seen.entry is None
+    first_sight = seen.entry is None or not seen.defaults
     for name in identity.parameters:
         if name not in seen.defaults:
             default = identity.model_default(name)
@@ -255,7 +283,7 @@ def _settle(
                 default = default or "null"  # what the rows that were there before now hold
             connection.execute(
                 sa.insert(columns_table).values(
-                    model=table.fullname, parameter=name, identity_default=default
+                    model=seen.model, parameter=name, identity_default=default
                 )
             )
 
@@ -299,7 +327,7 @@ def _added_column(
 
 def _is_from_2x(seen: _Seen) -> bool:
     """Whether entropic 2 made the table: rows that nothing is written down of are its own."""
-    return seen.entry[2] if seen.entry is not None else seen.has_rows
+    return seen.entry[2] if seen.entry is not None else seen.has_rows and not seen.defaults
 
 
 def _missing_columns(seen: _Seen, identity: Identity, dialect: Dialect) -> list[str]:

@@ -645,6 +645,74 @@ async def test_two_schemas_are_two_tables() -> None:
     ]
 
 
+def writes(text: str) -> Any:
+    """A runner that says who it was."""
+    return lambda params: Path(params["result_file"]).write_text(text)
+
+
+async def content(store: AsyncStore[Any]) -> str:
+    """What the one result says, for whomever asks."""
+    return Path((await store.run_or_retrieve({"n": 1})).result_file).read_text()
+
+
+def searching(*schemas: str) -> str:
+    """The URL of one who looks for tables in these schemas."""
+    path = "%2C".join(schemas)
+    return (
+        f"{databases.url()}{'&' if '?' in databases.url() else '?'}options=-csearch_path%3D{path}"
+    )
+
+
+async def test_tables_that_a_search_path_tells_apart_are_two() -> None:
+    """Also where both find one bookkeeping: all have ``public``, and each a schema of their own."""
+    sims = model(n=int)
+    async with make_store() as store:
+        await store.failures()  # so the side tables are in public
+    databases.change("CREATE SCHEMA here; CREATE SCHEMA there")
+    async with (
+        make_store(runner=writes("1"), result_cls=sims, db_url=searching("here", "public")) as here,
+        make_store(
+            runner=writes("2"), result_cls=sims, db_url=searching("there", "public")
+        ) as there,
+    ):
+        for _ in range(2):
+            assert [await content(here), await content(there)] == ["1", "2"]
+    async with make_store(runner=writes("3"), result_cls=Here) as spelled:
+        assert await content(spelled) == "1"
+
+
+async def test_bookkeeping_that_lies_beside_the_table_is_not_kept_twice() -> None:
+    """Who finds another one first is told."""
+    databases.change("CREATE SCHEMA here")
+    async with make_store(runner=writes("1"), result_cls=Here, db_url=searching("here")) as store:
+        assert await content(store) == "1"
+    async with make_store() as store:
+        await store.failures()  # makes side tables in public, too
+    with pytest.raises(SchemaError, match="search_path that begins with here"):
+        await make_store(result_cls=Here).retrieve({"n": 1})
+    async with make_store(
+        runner=writes("2"), result_cls=model(n=int), db_url=searching("here", "public")
+    ) as store:
+        assert await content(store) == "1"
+
+
+class Dotted(Base):
+    __tablename__ = "here.sims"
+    metadata = sa.MetaData()  # in one, SQLAlchemy cannot tell the two apart itself
+    n: Mapped[int]
+
+
+async def test_a_dot_in_a_name_is_no_schema() -> None:
+    """The two have their own runs."""
+    databases.change("CREATE SCHEMA here")
+    async with (
+        make_store(runner=writes("1"), result_cls=Here) as here,
+        make_store(runner=writes("2"), result_cls=Dotted) as dotted,
+    ):
+        for _ in range(2):
+            assert [await content(here), await content(dotted)] == ["1", "2"]
+
+
 def typed(kind: Any, column_type: Any) -> Any:
     """An annotation with its type of column."""
     return Annotated[kind, mapped_column(column_type)]

@@ -136,6 +136,10 @@ class Dialect(Protocol):
         """Settle what belongs to the whole database; an existing one stays as it is."""
         ...
 
+    def schema_of(self, connection: sa.Connection, name: str, schema: str | None) -> str:
+        """The schema in which a table is, or would be made; ``schema`` if one is asked for."""
+        ...
+
     def reader(self, kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
         """How a column of a type is read."""
         ...

@@ -196,6 +196,16 @@ class PostgreSQL:
     async def prepare(self, session: Session, is_new: bool) -> None:
         """There is nothing to settle."""
 
+    @staticmethod
+    def schema_of(connection: sa.Connection, name: str, schema: str | None) -> str:
+        """The first schema of the search path that has it, or else the first of all."""
+        quoted = connection.dialect.identifier_preparer.quote_identifier(name)
+        found = sa.text(
+            "SELECT coalesce(max(n.nspname), current_schema()) FROM pg_class AS c"
+            " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:name)"
+        )
+        return schema or str(connection.execute(found, {"name": quoted}).scalar_one())
+
     @classmethod
     def reader(cls, kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
         """How a column of a type is read: as the type says of what asyncpg returns."""

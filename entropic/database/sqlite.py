@@ -257,6 +257,11 @@ class SQLite:
             await session.fetch("PRAGMA journal_mode = WAL", ())
 
     @staticmethod
+    def schema_of(connection: sa.Connection, name: str, schema: str | None) -> str:
+        """The main database, unless another is asked for."""
+        return schema or "main"
+
+    @staticmethod
     def reader(kind: sa.types.TypeEngine[Any], compiler: sa.Dialect) -> Reader:
         """How a column of a type is read: as the type says."""
         return kind.dialect_impl(compiler).result_processor(compiler, None)
