@@ -110,7 +110,7 @@ async def test_a_connection_lost_under_a_look_up_is_made_anew() -> None:
         statement = databases.compiled(database, sa.text(sql).columns(n=sa.Integer))
         asking = asyncio.create_task(database.read(statement))
         await until(lambda: terminate("query LIKE '%pg_sleep(0.5)%'") > 0)
-        assert await asking == [(0,)]
+        assert await asking == [[0]]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -184,7 +184,7 @@ async def test_a_cancelled_reading_leaves_no_transaction(everything: bool) -> No
             await until(databases.current().is_sound)
             moment += 1
         assert moment > 3
-        assert await database.read(databases.compiled(database, read)) == [(0,)]
+        assert await database.read(databases.compiled(database, read)) == [[0]]
 
 
 async def test_what_the_server_has_not_learned_is_told_at_once() -> None:
