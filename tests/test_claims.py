@@ -213,6 +213,29 @@ def test_a_paused_owner_whose_stage_has_gone_gets_the_winners_record(folder: Pat
     assert calls() == 2
 
 
+SWEEPING = """\
+def run(params):
+    if not os.path.exists("released"):
+        say("in")
+    while not os.path.exists("released"):
+        time.sleep(0.01)
+    open(params["result_file"], "w").write("the first")
+store = make(run, lease_ttl=0.5)
+say("got", *(record.n for record in store.sweep({"n": n} for n in range(1, 6))))
+"""
+
+
+def test_a_paused_owner_whose_stage_has_gone_goes_on_with_its_sweep(folder: Path) -> None:
+    """What failed there is not its run any more, and stops no other."""
+    with scripts.script(SWEEPING) as other, make(write_second, Store, lease_ttl=0.5) as store:
+        other.expect("in")
+        pause(other)
+        assert len(store.sweep([{"n": n} for n in range(1, 4)])) == 3
+        assert len(store.recover().discarded) == 1
+        go_on(other)
+        assert other.expect("got") == "1 2 3 4 5"
+
+
 def test_a_paused_owner_of_this_machine_keeps_its_stage(folder: Path) -> None:
     """Nobody wants its run: when it goes on, it finishes it."""
     with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:

@@ -71,12 +71,14 @@ class Run:
     Attributes:
         is_last: Whether it is not tried again if it fails.
         is_renewed: Whether the heartbeat renews its claim.
+        is_overtaken: Whether it has failed when the claim was no longer ours.
     """
 
     parameters: ParameterSet
     options: RunOptions
     is_last: bool
     is_renewed: bool = False
+    is_overtaken: bool = False
     claim: Claim = field(init=False)
     stage: Stage = field(init=False)
 

@@ -139,8 +139,7 @@ class Runs(Generic[R]):
     async def _failed(
         self, flight: Flight[Any], run: Run, outcome: Outcome, error: Exception
     ) -> Landed[R] | Failure | None:
-        if await undisturbed(self._holder.has_lost_claim(run)):
-            # Paused past its lease, perhaps: its stage may have gone with that.
+        if run.is_overtaken:
             await undisturbed(self._holder.give_back(run))
             return await self._holder.overtaken(flight, run)
         about = describe(self._cache.identity, run.parameters, error, outcome.traceback)
@@ -177,8 +176,11 @@ class Runs(Generic[R]):
                 sealed = await undisturbed(self._holder.sealed(run))
                 if sealed is not None:
                     return sealed
-            if outcome.error is not None and (run.is_last or not may_pass(outcome.error)):
-                flight.failing()
+            if outcome.error is not None:
+                # Paused past its lease, perhaps: its stage may have gone with that.
+                run.is_overtaken = await undisturbed(self._holder.has_lost_claim(run))
+                if not run.is_overtaken and (run.is_last or not may_pass(outcome.error)):
+                    flight.failing()
             return outcome
 
     async def _off_loop(self, run: Run, function: Callable[[Run], T]) -> T:
