@@ -38,7 +38,7 @@ from entropic import (
 from entropic.database import Database, Transaction, postgresql
 from tests import databases
 from tests.models import model
-from tests.outsiders import cancelled_at
+from tests.outsiders import at_suspension, cancelled_at
 from tests.scripts import wait_for
 from tests.servers import PGBOUNCER, Bouncer, Server
 from tests.simulations import Point, calls, mark_call, simulate
@@ -283,6 +283,26 @@ def _with_database(name: str) -> str:
 def _with_user(name: str, password: str) -> str:
     url = sa.make_url(databases.url()).set(username=name, password=password)
     return url.render_as_string(hide_password=False)
+
+
+async def test_a_connection_lost_while_a_store_opens_is_made_anew() -> None:
+    """At whatever moment."""
+    async with make_store() as store:
+        await store.run_or_retrieve({"n": 1})
+    moment, was_cut = 0, True
+    while was_cut:
+        moment, was_cut = moment + 2, False
+
+        def cut() -> None:
+            nonlocal was_cut
+            was_cut = True
+            terminate("application_name = 'entropic'")
+
+        with at_suspension(moment, cut):
+            async with make_store() as store:
+                assert await store.retrieve({"n": 1}) is not None
+    assert moment > 20
+    assert calls() == 1
 
 
 async def test_a_restarted_server_is_waited_for() -> None:

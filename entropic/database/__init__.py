@@ -227,13 +227,22 @@ class Database:
         sa.event.listen(self._engine.sync_engine, "handle_error", _keep_connection)
         try:
             for sessions in {self._readers, self._writers}:
-                sessions.give_back(await sessions.take())
+                sessions.give_back(await self._first_of(sessions))
             self._with_loop = self._until_the_loop_ends()
             await anext(self._with_loop)
         except BaseException as error:
             await undisturbed(self._close())
             self._translate(error)
             raise
+
+    async def _first_of(self, sessions: Sessions) -> Session:
+        """The first session; a server that cannot be reached at all is not waited for."""
+        try:
+            return await self._retrying(sessions.take, Fault.LOCKED)
+        except BaseException as error:
+            if self.dialect.fault(error) is not Fault.LOST:
+                raise
+        return await self._retrying(sessions.take, Fault.LOCKED)
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
         """Closes the connections of a database that nobody has closed.

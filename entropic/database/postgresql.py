@@ -294,7 +294,8 @@ class PostgreSQL:
         import asyncpg
 
         error = _original(error)
-        if isinstance(error, _LostError):
+        # What SQLAlchemy asks does not come through ``_asked``; see there.
+        if isinstance(error, _LostError | ConnectionError | asyncpg.InternalClientError):
             return Fault.LOST
         if isinstance(error, asyncpg.InterfaceError):
             is_value = isinstance(error, asyncpg.DataError)
