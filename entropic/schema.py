@@ -7,7 +7,7 @@ at again under the write lock. Rows are left to ``ledger``.
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.exc import CompileError
-from sqlalchemy.schema import CreateColumn
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from entropic.database import Begin, Database, Dialect, Transaction
 from entropic.errors import SchemaError
@@ -121,12 +121,13 @@ async def missing_ddl(database: Database, model: type[Base]) -> list[str]:
             if side.name not in seen.side_tables:
                 side.create(writer, checkfirst=False)
         if seen.columns is None:
-            table.create(writer, checkfirst=False)
+            _make_types(connection, table.columns, writer)
+            writer.execute(CreateTable(table))
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                writer.execute(CreateIndex(index))
             return statements
         missing = _missing_columns(seen, identity, database.dialect)
-        types = [_new_type(connection, identity.parameters[name].column) for name in missing]
-        for kind in {kind.name: kind for kind in types if kind is not None}.values():
-            kind.create(writer, checkfirst=False)
+        _make_types(connection, [identity.parameters[name].column for name in missing], writer)
         return statements + [
             _added_column(connection, database.dialect, table, identity, name) for name in missing
         ]
@@ -261,6 +262,7 @@ def _settle(
     _SIDE_TABLES.create_all(connection)
     added: list[str] = []
     if seen.columns is None:
+        _make_types(connection, table.columns, connection)
         table.create(connection)
     else:
         added = _missing_columns(seen, identity, dialect)
@@ -293,22 +295,47 @@ def _add_column(
 ) -> None:
     """Add the column of a parameter; rows that are there get the literal default."""
     column = identity.parameters[name].column
-    if (kind := _new_type(connection, column)) is not None:
-        kind.create(connection, checkfirst=False)
+    _make_types(connection, [column], connection)
     # As the driver takes it: SQLAlchemy would look for parameters in the literal.
     connection.exec_driver_sql(_added_column(connection, dialect, table, identity, name))
     _logger.info("added the column %s.%s, which the model has gained", table.name, column.name)
 
 
+def _make_types(
+    connection: sa.Connection,
+    columns: Iterable[sa.Column[Any]],
+    writer: sa.Connection | MockConnection,
+) -> None:
+    """Make the enums of some columns, where those are types of the database and missing."""
+    kinds = [_new_type(connection, column) for column in columns]
+    for kind in {kind.name: kind for kind in kinds if kind is not None}.values():
+        kind.create(writer, checkfirst=False)
+
+
 def _new_type(connection: sa.Connection, column: sa.Column[Any]) -> sa.Enum | None:
-    """The enum to make before a column of it, where those are types of the database."""
+    """The enum to make before a column of it.
+
+    Raises:
+        SchemaError: It is there, and lacks some of the model's members.
+    """
     kind: Any = column.type
     while isinstance(kind, sa.TypeDecorator | sa.ARRAY):
         kind = kind.item_type if isinstance(kind, sa.ARRAY) else kind.impl_instance
     has_type: Any = getattr(connection.dialect, "has_type", None)
     if not (has_type and isinstance(kind, sa.Enum) and kind.native_enum):
         return None
-    return None if has_type(connection, kind.name, schema=kind.schema) else kind
+    if not has_type(connection, kind.name, schema=kind.schema):
+        return kind
+    inspector: Any = sa.inspect(connection)
+    found = [e for e in inspector.get_enums(kind.schema or "*") if e["name"] == kind.name]
+    labels = next((e["labels"] for e in found if kind.schema or e["visible"]), ())
+    if lacking := [repr(label) for label in kind.enums if label not in labels]:
+        raise SchemaError(
+            f"the database has an enum {kind.name!r} already, without {', '.join(lacking)}: give"
+            f" that of {column.table.name}.{column.name} another name (sa.Enum(..., name=...)), or"
+            f" add what it lacks (ALTER TYPE {kind.name} ADD VALUE ...)"
+        )
+    return None
 
 
 def _added_column(

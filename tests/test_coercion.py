@@ -286,6 +286,14 @@ ONLY_POSTGRESQL: dict[str, tuple[Identity, list[Any]]] = {
     "JSON": (column(list[Any], ARRAY(sa.JSON)), [[{"a": 1e300}, [1, "x"], "5", 5]]),
     "decimals": (column(list[Decimal], ARRAY(ExactDecimal())), [[Decimal("0.1"), Decimal(1)]]),
     "grid": (column(list[Any], ARRAY(sa.Double(), dimensions=2)), [[[0.5, 1.0], [2.0, 3.0]], []]),
+    "extremes": (
+        column(list[datetime], ARRAY(sa.DateTime(timezone=True))),
+        [[datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)]],
+    ),
+    "tuples": (
+        column(tuple[Any, ...], ARRAY(sa.BigInteger(), dimensions=2, as_tuple=True)),
+        [((1, 2), (3, 4)), ()],
+    ),
     "ENUM": (column(Color, ENUM(Color)), [Color.RED]),
     "UUID": (column(uuid.UUID, UUID(as_uuid=True)), [KEY]),
     "JSON of PostgreSQL": (column(dict[str, Any], JSON()), [{"a": [1e300, "5", None]}, "5", 5]),
@@ -311,6 +319,8 @@ def test_types_of_postgresql_read_back_equal(name: str, read_back: ReadBack) -> 
 
 
 LOSSY: list[tuple[Identity, Any, str]] = [
+    (column(list[Any], ARRAY(sa.Double(), dimensions=2)), [[]], "an empty list"),
+    (column(list[Any], ARRAY(sa.Double(), dimensions=2)), [[], []], "an empty list"),
     (column(bool), 2, "only True, False, 1 and 0 are bools"),
     (column(bool), 0.5, "only True, False, 1 and 0 are bools"),
     (column(bool), "true", "no number"),
@@ -572,6 +582,7 @@ class Notional(enum.Enum):
         (datetime, (TIMESTAMP(precision=3),)),
         (datetime, (TIMESTAMP(timezone=True, precision=0),)),
         (list[datetime], (ARRAY(TIMESTAMP(precision=0)),)),
+        (list[Any], (ARRAY(sa.Double(), dimensions=7),)),
         (enum.Enum, ()),
         (Twin, ()),
         (Opaque, ()),

@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 
@@ -817,6 +818,63 @@ async def test_an_enum_that_lacks_a_member_is_told_as_what_it_is() -> None:
         await make_store(result_cls=model(x=native)).failures()
 
 
+class Speed(enum.Enum):
+    SLOW = "slow"
+    FAST = "fast"
+
+
+async def test_an_enum_that_another_model_has_made_is_told_before_the_run() -> None:
+    """Where it lacks a member; where it has all, the two share it."""
+    speed = sa.Enum(Speed, name="mood")
+    async with make_store(result_cls=model("moods", x=native), runner=write) as store:
+        await store.run_or_retrieve({"x": "calm"})
+    other = make_store(result_cls=model(x=typed(Speed, speed)), runner=write)
+    with pytest.raises(SchemaError, match="an enum 'mood' already, without 'SLOW', 'FAST'"):
+        await other.run_or_retrieve({"x": "slow"})
+    with pytest.raises(SchemaError, match="an enum 'mood' already"):
+        await other.ddl()
+    assert calls() == 1
+    sharing = make_store(result_cls=model(x=native), runner=write)
+    assert "CREATE TYPE" not in await sharing.ddl()
+    databases.change(await sharing.ddl())
+    async with sharing:
+        await sharing.run_or_retrieve({"x": "tense"})
+    assert calls() == 2
+
+
+async def test_a_database_that_lacks_letters_is_refused() -> None:
+    """Before there is anything to lose."""
+    name = f"latin_{uuid.uuid4().hex[:8]}"
+    made = f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+    databases.change(made)
+    try:
+        with pytest.raises(DatabaseError, match="kept in LATIN1"):
+            await make_store(db_url=_with_database(name)).run_or_retrieve({"n": 1})
+    finally:
+        databases.change(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_an_outcome_that_does_not_come_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The session that was to commit may not know that nobody is there any more."""
+    monkeypatch.setattr(postgresql, "_IDLE_SECONDS", 0)
+    monkeypatch.setattr(postgresql, "_ANSWER_SECONDS", 0.2)
+    begun = "BEGIN; UPDATE counters SET n = 1"
+    async with opened() as database:
+        holder = await asyncpg.connect(databases.url())
+        try:
+            await holder.execute(begun)
+            key = await holder.fetchval("SELECT pg_current_xact_id()::text")
+            session = await database._readers.take()
+            assert await session.has_committed(key) is None
+            await holder.execute("COMMIT")
+            assert await session.has_committed(key) is True
+            database._readers.give_back(session)
+        finally:
+            await holder.close()
+
+
 async def test_a_column_that_is_wider_serves() -> None:
     """More members, more characters."""
     result_cls = model(x=native, y=typed(str, sa.String(5)), z=typed(int, sa.Integer))
@@ -874,6 +932,14 @@ async def test_a_url_may_say_what_libpq_understands(caplog: pytest.LogCaptureFix
     url = databases.url() + ("&" if "?" in databases.url() else "?") + "sslmode=disable"
     async with make_store(db_url=url.replace("postgresql:", "postgres:")) as store:
         assert (await store.run_or_retrieve({"n": 1})).n == 1
+    for option in ("connect_timeout=5", "connect_timeout=0", "keepalives_idle=30"):
+        async with make_store(db_url=f"{url}&{option}&channel_binding=prefer") as store:
+            assert await store.retrieve({"n": 1}) is not None
+    for option in ("channel_binding=require", "hostaddr=127.0.0.1", "require_auth=scram-sha-256"):
+        with pytest.raises(SettingsError, match=f"{option}, which the driver"):
+            make_store(db_url=f"{url}&{option}")
+    with pytest.raises(SettingsError, match="connect_timeout"):
+        make_store(db_url=url + "&connect_timeout=soon")
     with pytest.raises(SettingsError, match="pgbouncer"):
         make_store(db_url=url + "&pgbouncer=perhaps")
     with pytest.raises(SettingsError, match="names no database"):

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -34,6 +35,8 @@ _ANSWER_SECONDS: Final = 30.0
 _IDLE_SECONDS: Final = 60
 
 _FLOAT_OID: Final = 701
+
+_ENCODINGS: Final = ("UTF8", "SQL_ASCII")  # the second keeps the bytes that it is given
 
 
 class _LostError(Exception):
@@ -106,12 +109,16 @@ class PostgreSQLSession:
         return await self._asked(self._driver.fetchval("SELECT pg_current_xact_id()::text"))
 
     async def has_committed(self, key: Any) -> bool | None:
-        """Whether a transaction has; ``None`` where the server has forgotten it."""
-        while True:
+        """Whether a transaction has; ``None`` where the server has forgotten it, or cannot tell."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _IDLE_SECONDS + _ANSWER_SECONDS
+        # Its session may not have learnt yet that nobody is there any more.
+        while loop.time() < until:
             ((status,),) = await self.fetch("SELECT pg_xact_status($1::text::xid8)", [key])
             if status != "in progress":
                 return None if status is None else bool(status == "committed")
             await asyncio.sleep(0.05)
+        return None
 
     async def listen(self, told: Callable[[str], None]) -> None:
         """Have a function called with what others tell, for as long as the session lasts."""
@@ -168,6 +175,9 @@ class PostgreSQL:
         self._lock_timeout = lock_timeout
         self._is_pooled = url.query.get("pgbouncer") == "true"
         self.tells = not self._is_pooled  # PgBouncer hands nothing on
+        # As libpq has it, 0 is for ever.
+        asked = self.url.query.get("connect_timeout")
+        self._connect_seconds = _CONNECT_SECONDS if asked is None else int(str(asked)) or None
         self._connections: list[Any] = []
 
     def engine(self) -> AsyncEngine:
@@ -184,7 +194,14 @@ class PostgreSQL:
 
     async def session(self, connection: AsyncConnection) -> PostgreSQLSession:
         """The session of a new connection."""
-        driver = (await connection.get_raw_connection()).driver_connection
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        encoding = driver.get_settings().server_encoding
+        if encoding not in _ENCODINGS:
+            raise DatabaseError(
+                f"the database {self.url.database} is kept in {encoding}, which lacks most letters,"
+                " so that it could refuse a finished run: use one that was made with ENCODING"
+                " 'UTF8'"
+            )
         return PostgreSQLSession(connection, driver, self._lock_timeout, is_pooled=self._is_pooled)
 
     async def aclose(self) -> None:
@@ -216,6 +233,9 @@ class PostgreSQL:
             compiler = DefaultDialect()
             return kind.dialect_impl(compiler).result_processor(compiler, None)
         read = kind.dialect_impl(compiler).result_processor(compiler, _FLOAT_OID)
+        if isinstance(plain, sa.DateTime) and plain.timezone:
+            # asyncpg reads the last and the first moment as it does the infinite ones: naive.
+            return lambda value: _aware(value if read is None else read(value))
         if isinstance(plain, sa.Uuid) and plain.as_uuid:
             return lambda value: _plain_uuid(value if read is None else read(value))
         return read
@@ -313,6 +333,8 @@ class PostgreSQL:
         """An error of the driver, as one that says what to do."""
         original = _original(error)
         code = getattr(original, "sqlstate", None) or ""
+        if code == "0A000" and "recovery" in str(original):  # a standby server
+            code = "25006"
         name = f"{self.url.database} on {self.url.host or self.url.query.get('host', 'localhost')}"
         if code == "55P03":
             return DatabaseBusyError(
@@ -334,7 +356,7 @@ class PostgreSQL:
     async def _connect(self) -> Any:
         import asyncpg
 
-        query = {key: value for key, value in self.url.query.items() if key != "pgbouncer"}
+        query = {k: v for k, v in self.url.query.items() if k not in _NOT_THE_DRIVERS}
         dsn = self.url.set(drivername="postgresql", query=query)
         settings = {
             "application_name": "entropic",
@@ -348,7 +370,7 @@ class PostgreSQL:
         try:
             connection = await asyncpg.connect(
                 dsn.render_as_string(hide_password=False),
-                timeout=_CONNECT_SECONDS,
+                timeout=self._connect_seconds,
                 command_timeout=self._lock_timeout + _ANSWER_SECONDS,
                 server_settings={} if self._is_pooled else settings,
                 **({"statement_cache_size": 0} if self._is_pooled else {}),
@@ -478,9 +500,27 @@ def _reader_of_each(item: Reader) -> Reader:
     return lambda value: None if value is None else read(value)
 
 
+def _aware(value: datetime | None) -> datetime | None:
+    return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
 def _plain_uuid(value: Any) -> uuid.UUID | None:
     """A plain one: of asyncpg's own class, records could not be unpickled without asyncpg."""
     return None if value is None else uuid.UUID(int=value.int)
+
+
+# Options of libpq's, and our own, that asyncpg takes for settings of the server; with the values
+# that may be left out, ``None`` for any.
+_NOT_THE_DRIVERS: Final[dict[str, tuple[str, ...] | None]] = {
+    **dict.fromkeys(("pgbouncer", "connect_timeout", "fallback_application_name")),
+    **dict.fromkeys(("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count")),
+    "tcp_user_timeout": None,
+    "channel_binding": ("prefer", "disable"),
+    "gssencmode": ("prefer", "disable"),
+    "load_balance_hosts": ("disable",),
+    "hostaddr": (),
+    "require_auth": (),
+}
 
 
 def settled(url: sa.URL) -> sa.URL:
@@ -491,6 +531,14 @@ def settled(url: sa.URL) -> sa.URL:
     """
     if url.query.get("pgbouncer", "true") not in ("true", "false"):
         raise SettingsError("db_url has pgbouncer=, which is true or false")
+    for name, harmless in _NOT_THE_DRIVERS.items():
+        value = url.query.get(name, "")
+        if value and harmless is not None and value not in harmless:
+            raise SettingsError(
+                f"db_url has {name}={value}, which the driver (asyncpg) cannot do: leave it out"
+            )
+    if not str(url.query.get("connect_timeout", "1")).isdigit():
+        raise SettingsError("db_url has connect_timeout=, which is a whole number of seconds")
     if not url.database:
         raise SettingsError("db_url names no database: write postgresql://user@host/database")
     return url

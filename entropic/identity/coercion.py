@@ -321,21 +321,30 @@ def _items(kind: Any) -> Rule:
     rule = _rule(kind.item_type)
     if rule is None:
         raise Unfit(f"its items, {kind.item_type!r}, have no canonical form")
-    for _ in range(kind.dimensions or 1):
-        rule = _list_of(rule)
+    dimensions = kind.dimensions or 1
+    if dimensions > _MOST_DIMENSIONS:
+        raise Unfit(f"PostgreSQL has no arrays of more than {_MOST_DIMENSIONS} dimensions")
+    for _ in range(dimensions):
+        rule = _list_of(rule, tuple if kind.as_tuple else list)
     return rule
 
 
-def _list_of(item: Rule) -> Rule:
-    def coerce(value: Any) -> list[Any]:
+_MOST_DIMENSIONS: Final = 6
+
+
+def _list_of(item: Rule, make: type[list[Any]] | type[tuple[Any, ...]]) -> Rule:
+    def coerce(value: Any) -> list[Any] | tuple[Any, ...]:
         if is_numpy(value) and value.ndim:
             value = value.tolist()
         if not isinstance(value, list | tuple):
             raise Unfit("it is no list")
         coerced = [item.coerce(one) for one in value]
-        if len({len(one) for one in coerced if isinstance(one, list)}) > 1:
+        lengths = {len(one) for one in coerced if isinstance(one, list | tuple)}
+        if len(lengths) > 1:
             raise Unfit("its lists are not equally long")
-        return coerced
+        if 0 in lengths:
+            raise Unfit("it holds an empty list, which PostgreSQL does not keep in an array")
+        return make(coerced)
 
     def write(value: Any) -> str:
         return f"[{','.join(map(item.canonical, value))}]"
