@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import Any, Final, Self, get_args
 
 from entropic.artifacts import COMPANIONS, ResultsFolder
 from entropic.errors import ParamsError, SettingsError
@@ -121,6 +121,8 @@ def check_suffix(suffix: object) -> None:
     """Raise ``SettingsError`` unless names can end with it."""
     if not isinstance(suffix, str) or "/" in suffix or os.sep in suffix or "\0" in suffix:
         raise SettingsError(f"file_suffix must be the end of a file's name, not {suffix!r}")
+    if not _is_unicode(suffix):
+        raise SettingsError(f"file_suffix {suffix!r} {_NO_UNICODE}")
     if suffix == COMPANIONS:
         raise SettingsError(
             f"file_suffix {suffix!r} is what the folders of other files are called; use another"
@@ -131,19 +133,35 @@ def results_folder(results_dir: object, suffix: str) -> ResultsFolder:
     """The folder; raises ``SettingsError`` unless it can be one."""
     if not isinstance(results_dir, str | os.PathLike) or not _is_path(results_dir):
         raise SettingsError(f"results_dir must be a path, not {results_dir!r}")
+    if not _is_unicode(os.fspath(results_dir)):
+        raise SettingsError(f"results_dir {os.fspath(results_dir)!r} {_NO_UNICODE}")
     return ResultsFolder(results_dir, suffix)
 
 
 def result_path(path: object) -> str | os.PathLike[str]:
     """The same; raises ``ParamsError`` unless it can be a path."""
-    if isinstance(path, str | os.PathLike) and _is_path(path):
-        return path
-    raise ParamsError(f"result_file must be the path of a result, not {path!r}")
+    if not (isinstance(path, str | os.PathLike) and _is_path(path)):
+        raise ParamsError(f"result_file must be the path of a result, not {path!r}")
+    if not _is_unicode(os.path.abspath(path)):
+        raise ParamsError(f"result_file {os.path.abspath(path)!r} {_NO_UNICODE}")
+    return path
 
 
 def _is_path(path: str | os.PathLike[str]) -> bool:
     text = os.fspath(path)
     return bool(text) and "\0" not in text
+
+
+def _is_unicode(path: str) -> bool:
+    """Whether a database can keep a path."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_NO_UNICODE: Final = "has bytes that are no UTF-8, which no database could keep: choose another name"
 
 
 def plain_custom_data(custom_data: Any) -> dict[str, Any]:

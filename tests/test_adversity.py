@@ -195,7 +195,14 @@ def test_a_forced_run_needs_no_old_results_folder(make_store: Callable[..., Any]
 
 
 @pytest.mark.parametrize(
-    "bad", [{"lock_timeout": None}, {"lock_timeout": "x"}, {"results_dir": "a\0b"}]
+    "bad",
+    [
+        {"lock_timeout": None},
+        {"lock_timeout": "x"},
+        {"results_dir": "a\0b"},
+        {"results_dir": os.fsdecode(b"caf\xe9")},
+        {"file_suffix": os.fsdecode(b".\xe9")},
+    ],
 )
 def test_a_setting_of_the_wrong_kind_is_named(bad: dict[str, Any]) -> None:
     """Which one it is, and its value."""
@@ -208,6 +215,10 @@ def test_a_result_to_register_must_be_a_path(store: Any) -> None:
     """Nothing is stored."""
     with pytest.raises(ParamsError, match="result_file"):
         store.register({"n": 1}, None)
+    odd = os.fsdecode(b"caf\xe9.npy")
+    Path(odd).write_bytes(b"x")
+    with pytest.raises(ParamsError, match="no UTF-8"):
+        store.register({"n": 1}, odd)
 
 
 def test_options_of_a_later_version_are_told(make_store: Callable[..., Any]) -> None:
