@@ -418,7 +418,13 @@ class AsyncStore(Generic[R]):
     async def _one(self, params: Params, custom_data: Mapping[str, Any], *, force: bool) -> R:
         if self._WARNS:
             warn_of_options(custom_data)
-        return (await self._collect(self._call([params], custom_data), force=force))[0]
+        checked = plain_custom_data(custom_data)
+        if not force:  # most requests end here, and have no need of all that a run takes
+            async with self._opening.using() as opened:
+                record = await opened.pipeline.stored(params)
+            if record is not None:
+                return record
+        return (await self._collect(self._call([params], checked), force=force))[0]
 
     def _call(
         self,

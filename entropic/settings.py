@@ -161,7 +161,9 @@ def _is_unicode(path: str) -> bool:
     return True
 
 
-_NO_UNICODE: Final = "has bytes that are no UTF-8, which no database could keep: choose another name"
+_NO_UNICODE: Final = (
+    "has bytes that are no UTF-8, which no database could keep: choose another name"
+)
 
 
 def plain_custom_data(custom_data: Any) -> dict[str, Any]:

@@ -140,6 +140,22 @@ class Database:
             await self._using(self._readers, lambda s: s.fetch(statement.sql, bound))
         )
 
+    async def read_and(
+        self, statement: Statement, function: Callable[[list[Sequence[Any]]], T], **values: Any
+    ) -> T:
+        """Run one reading statement and call a function with its typed rows, in a thread.
+
+        Raises:
+            DatabaseBusyError: The database stayed locked for ``lock_timeout`` seconds.
+            DatabaseError: The database failed.
+        """
+        bound = statement.bind(values)
+
+        def work(rows: list[Any]) -> T:
+            return function(statement.rows(rows))
+
+        return await self._using(self._readers, lambda s: s.fetch_and(statement.sql, bound, work))
+
     async def read_sync(self, function: Callable[[sa.Connection], T]) -> T:
         """Run a reading function of a synchronous SQLAlchemy connection; for inspection.
 

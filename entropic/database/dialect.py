@@ -6,10 +6,12 @@ connection through that driver.
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+T = TypeVar("T")
 
 Reader = Callable[[Any], Any] | None
 """Converts what the driver returns of one column; ``None`` where nothing is to be done."""
@@ -66,6 +68,12 @@ class Session(Protocol):
 
     async def fetch(self, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
         """Run a statement; its rows."""
+        ...
+
+    async def fetch_and(
+        self, sql: str, values: Sequence[Any], function: Callable[[list[Any]], T]
+    ) -> T:
+        """Run a statement and call a function with its rows, in a thread; what that returns."""
         ...
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from entropic._shield import uncancel
+from entropic._shield import in_own_thread, uncancel
 from entropic.database.dialect import Begin, Fault, Reader, Session
 from entropic.errors import DatabaseBusyError, DatabaseError, RowRefusedError, SettingsError
 
@@ -73,6 +73,12 @@ class PostgreSQLSession:
             return await self._asked(self._driver.fetch(sql, *values))
         finally:
             await self.roll_back()
+
+    async def fetch_and(
+        self, sql: str, values: Sequence[Any], function: Callable[[list[Any]], T]
+    ) -> T:
+        """The same, and call a function with them in a thread."""
+        return await in_own_thread(function, await self.fetch(sql, values))
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run a statement for each row of values, in one go."""

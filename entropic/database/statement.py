@@ -65,10 +65,15 @@ class Statement:
         for at, _ in self._readers:
             characters += sum([len(row[at]) for row in rows if type(row[at]) is str])
         if characters > _LARGE_TEXT:
-            return await in_own_thread(self._rows, rows)
-        return self._rows(rows)
+            return await in_own_thread(self.rows, rows)
+        return self.rows(rows)
 
-    def _rows(self, fetched: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    def rows(self, fetched: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+        """The same, at once: in a thread.
+
+        Raises:
+            SchemaError: As above.
+        """
         typed: list[Sequence[Any]] = []
         try:
             for row in fetched:

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 R = TypeVar("R", bound=Base)
+T = TypeVar("T")
 RunT = TypeVar("RunT", bound=Finished)
 
 
@@ -70,6 +71,21 @@ class Ledger(Generic[R]):
         keys = self._database.dialect.bind_keys(ids)
         rows = await self._database.read(self._statements.look_up, b_model=self._model, b_ids=keys)
         return self._entries(rows)
+
+    async def look_up_and(
+        self, ids: Sequence[str], function: Callable[[dict[str, Entry[R]]], T]
+    ) -> T:
+        """The same, given to a function in a thread; what that returns.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        return await self._database.read_and(
+            self._statements.look_up,
+            lambda rows: function(self._entries(rows)),
+            b_model=self._model,
+            b_ids=self._database.dialect.bind_keys(ids),
+        )
 
     async def states(self, ids: Sequence[str]) -> dict[str, State]:
         """How it is with each of these runs; every id is in the answer.

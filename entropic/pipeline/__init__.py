@@ -178,6 +178,19 @@ class Pipeline(Generic[R]):
             is_streamed=is_streamed,
         )
 
+    async def stored(self, params: Params) -> R | None:
+        """The record of a parameter set; ``None`` where it is to be run.
+
+        Raises:
+            EntropicError: It cannot be run, and is not stored.
+        """
+        answer = await self._lookup.quietly(params)
+        if answer.error is not None:
+            raise answer.error
+        if answer.record is not None:
+            _logger.info("hit %s", answer.parameters.id)
+        return answer.record
+
     async def retrieve(self, params: Params) -> R | None:
         """The record of a parameter set; ``None`` on a miss."""
         # Perhaps a re-run was killed between the two, be it long ago: its result is recovered.

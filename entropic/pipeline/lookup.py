@@ -1,6 +1,7 @@
 """Is it there already: from params to a record, a miss, or the reason why neither can be said."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -99,6 +100,16 @@ class Lookup(Generic[R]):
                 _warn(answer)
         return answers
 
+    async def quietly(self, params: Mapping[str, Any]) -> Answer[R]:
+        """What there is for one parameter set; a result that is lost is told by who looks next.
+
+        Raises:
+            ParamsError: It cannot be run.
+            DatabaseError: The database failed.
+        """
+        (answer,) = await self._settled(await self.resolve([params]))
+        return answer
+
     async def _settled(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
         """The same, when what may be about to be settled has had time to be."""
         answers = await self._answers.ask(sets)
@@ -163,10 +174,9 @@ class Lookup(Generic[R]):
     async def _look_up(self, sets: list[ParameterSet]) -> list[Answer[R]]:
         ids = dict.fromkeys([s.id for s in sets])
         ids |= dict.fromkeys([s.id_2x for s in sets if s.id_2x is not None])
-        entries = await self._cache.ledger.look_up(list(ids))
-        if all(entry.record is None for entry in entries.values()):
-            return [Answer(s, entries[s.id]) for s in sets]
-        return await self._cache.threads.run(self._judge_all, sets, entries)
+        # One way to a thread and back for all: it takes longer than what a few sets need there.
+        judge = functools.partial(self._judge_all, sets)
+        return await self._cache.ledger.look_up_and(list(ids), judge)
 
     def _judge_all(
         self, sets: Sequence[ParameterSet], entries: Mapping[str, Entry[R]]
