@@ -37,8 +37,8 @@ test: $(VENV)/.dev ## Run the tests, the README's and the docs' examples among t
 nightly: $(VENV)/.dev ## Run all tests, the long ones too
 	$(PYTEST) -m "nightly or not nightly" $(ARGS)
 
-bench: $(VENV)/.dev $(PEERS)/.made ## Measure, beside entropic 2.3.0 and bare executors
-	$(BIN)/python -m benchmarks --peers "$(CURDIR)/$(PEERS)/bin/python" $(ARGS)
+bench: $(VENV)/.dev $(PEERS)/.made ## Measure, beside entropic 2.3.0, its neighbours and bare executors
+	$(BIN)/python -m benchmarks --peers "$(CURDIR)/$(PEERS)/bin/python" --page docs/benchmarks.md $(ARGS)
 
 check: lint types imports test ## Run lint, types, imports and test: what CI runs
 

@@ -14,26 +14,56 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from benchmarks.table import Sample, render
+from benchmarks.table import Sample, regressions, render
 from benchmarks.works import WORKS, Subject, Work
 
 _HERE: Final = Path(__file__).parent
+_PEERS: Final = _HERE / "peers.txt"
 _LIMIT_SECONDS: Final = 900.0  # of one sample: the million rows are written in one, too
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     works = [work for work in WORKS if options.only is None or work.name in options.only]
-    print(_machine())
+    print(_machine(options.peers))
     began = time.monotonic()
+    tables = []
     for work in works:
         print()
-        print(_measure(work, options), flush=True)
+        tables.append(_measure(work, options))
+        print(tables[-1], flush=True)
     print(f"\nTaken in {time.monotonic() - began:,.0f} s.")
+    if options.page is not None:
+        _keep(Path(options.page), "\n\n".join([_preface(options.peers), *tables]) + "\n", options)
+
+
+def _keep(page: Path, now: str, options: argparse.Namespace) -> None:
+    """Write the page, unless something has become slower than it says."""
+    slower = regressions(page.read_text(encoding="utf-8"), now) if page.exists() else []
+    if slower and not options.accept:
+        lost = "".join(f"\n  {line}" for line in slower)
+        raise SystemExit(
+            f"slower by more than a third than {page} says:{lost}\n"
+            "The page is left as it is; --accept writes it all the same."
+        )
+    if options.only is None and not options.small:
+        page.write_text(now, encoding="utf-8")
+
+
+def _preface(peers: str | None) -> str:
+    return f"""\
+# Benchmarks
+
+Taken on {datetime.now(UTC):%Y-%m-%d} by `make bench`, which replaces this page.
+{_machine(peers)}.
+
+How each figure is taken is said in `benchmarks/README.md`; what they mean, in
+[Performance](performance.md). Compare ratios, within one table."""
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -51,12 +81,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--small", action="store_true", help="few of each, once: does everything work?"
     )
+    parser.add_argument("--page", help="the page to compare with, and to write if all is measured")
+    parser.add_argument(
+        "--accept", action="store_true", help="write the page, also where something is slower"
+    )
     return parser.parse_args(arguments)
 
 
-def _machine() -> str:
+def _machine(peers: str | None) -> str:
     names = ("entropic", "sqlalchemy", "aiosqlite", "distributed")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
+    if peers is not None:
+        lines = _PEERS.read_text(encoding="utf-8").splitlines()
+        beside = ", ".join(line.replace("==", " ") for line in lines if "==" in line)
+        versions += f"; beside {beside}"
     cpus = len(os.sched_getaffinity(0))
     return (
         f"{platform.system()} {platform.machine()}, {cpus} CPUs, Python"
@@ -73,12 +111,13 @@ def _measure(work: Work, options: argparse.Namespace) -> str:
     samples: dict[str, list[Sample]] = {subject.label: [] for subject in subjects}
     with tempfile.TemporaryDirectory(prefix="entropic-bench-", dir=options.folder) as name:
         folder = Path(name)
-        stored = _store_rows(subjects, pythons, size, folder)
+        stored = _store_rows(subjects, pythons, size, folder, is_small=options.small)
         for turn in range(rounds):
             for subject in subjects:
                 place = stored[subject.needs] if subject.needs else folder / f"{turn}"
                 place.mkdir(exist_ok=True)
-                samples[subject.label].append(_sample(subject, pythons, size, place))
+                rows = size if subject.rows is None or options.small else subject.rows
+                samples[subject.label].append(_sample(subject, pythons, rows, place))
                 if not subject.needs:
                     _remove(place)
         for place in stored.values():
@@ -87,7 +126,12 @@ def _measure(work: Work, options: argparse.Namespace) -> str:
 
 
 def _store_rows(
-    subjects: Sequence[Subject], pythons: dict[bool, str], size: int, folder: Path
+    subjects: Sequence[Subject],
+    pythons: dict[bool, str],
+    size: int,
+    folder: Path,
+    *,
+    is_small: bool,
 ) -> dict[str, Path]:
     """The rows that the subjects are to find, by the name under which they need them."""
     stored = {}
@@ -95,8 +139,9 @@ def _store_rows(
         assert subject.needs is not None
         place = stored[subject.needs] = folder / subject.needs
         place.mkdir()
-        filler = Subject(subject.needs, "stores", "fill", peer=subject.peer)
-        filled = _sample(filler, pythons, size, place)
+        filler = Subject(subject.needs, "stores", subject.filler, peer=subject.peer)
+        rows = size if subject.rows is None or is_small else subject.rows
+        filled = _sample(filler, pythons, rows, place)
         if filled.error is not None:
             raise SystemExit(f"cannot store rows for {subject.label}: {filled.error}")
     return stored

@@ -1,10 +1,12 @@
 """From measured seconds to the table that is printed; nothing is measured here."""
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from benchmarks.works import Work
+from benchmarks.works import Goal, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +53,79 @@ def figures(samples: Sequence[Sample], references: Sequence[Sample], size: int) 
 
 
 def render(work: Work, size: int, samples: dict[str, list[Sample]]) -> str:
-    """The lines of one work, its subjects in the catalogue's order."""
-    reference = samples[work.subjects[0].label]
+    """One work in Markdown: its subjects in the catalogue's order, and what was to be reached."""
+    reference = next(iter(samples.values()))
     lines = [
-        f"{work.title} ({len(reference)} rounds, {size:,} each)",
-        f"  {'':40}{f'median, µs a {work.unit}':>20}{'p95':>9}{'ratio':>8}{'growth':>10}",
+        f"## {work.title}",
+        "",
+        f"{len(reference)} rounds, {size:,} each.",
+        "",
+        f"| {'who':36} | median, µs a {work.unit} | p95 | ratio | growth, MB |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
     for label, taken in samples.items():
         found = figures(taken, reference, size)
         if found is None:
-            lines.append(f"  {label:40}  fails: {_first(s.error for s in taken)}")
+            lines.append(f"| {label:36} | fails: {_first(s.error for s in taken)} | | | |")
             continue
         lines.append(
-            f"  {label:40}{found.median * 1e6:20,.1f}{found.p95 * 1e6:9,.1f}{found.ratio:8.2f}"
-            f"{found.growth / 2**20:7.0f} MB"
+            f"| {label:36} | {found.median * 1e6:,.1f} | {found.p95 * 1e6:,.1f}"
+            f" | {found.ratio:.2f} | {found.growth / 2**20:.0f} |"
         )
-    return "\n".join(lines)
+    goals = [line for goal in work.goals if (line := _reached(goal, samples)) is not None]
+    return "\n".join([*lines, *([""] if goals else []), *goals])
+
+
+def _reached(goal: Goal, samples: dict[str, list[Sample]]) -> str | None:
+    """Whether a goal was; ``None`` where nobody was there to be compared with."""
+    mine = samples.get(goal.label, [])
+    if goal.growth is not None:
+        found = figures(mine, mine, 1)
+        if found is None:
+            return None
+        verdict = "reached" if found.growth <= goal.growth else "not reached"
+        return f"- {goal.label}: at most {goal.growth / 2**20:.0f} MB more: {verdict}"
+    found = figures(mine, samples.get(goal.against, []), 1) if goal.against in samples else None
+    if found is None:
+        return None
+    verdict = "reached" if found.ratio <= goal.most else "not reached"
+    return (
+        f"- {goal.label}: {found.ratio:.2f} of the time of {goal.against}, at most {goal.most:.2f}"
+        f" wanted: {verdict}"
+    )
+
+
+def ratios(page: str) -> dict[tuple[str, str], float]:
+    """The ratio of each subject of each work on a page of these tables."""
+    found = {}
+    title = ""
+    for line in page.splitlines():
+        if line.startswith("## "):
+            title = line.removeprefix("## ")
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and re.fullmatch(r"\d+\.\d\d", cells[3]):
+            found[title, cells[0]] = float(cells[3])
+    return found
+
+
+def regressions(before: str, now: str) -> list[str]:
+    """What has become slower by more than a third, beside the first subject of its work."""
+    earlier = ratios(before)
+    return [
+        f"{who} ({title}): {earlier[title, who]:.2f} before, {ratio:.2f} now"
+        for (title, who), ratio in ratios(now).items()
+        if who.startswith("entropic") and _V2 not in who
+        if ratio > earlier.get((title, who), ratio) * _SLACK
+    ]
+
+
+_SLACK: Final = 4 / 3
+_V2: Final = "2.3.0"
 
 
 def _seconds(samples: Sequence[Sample]) -> list[float] | None:
     seconds = [sample.seconds for sample in samples if sample.seconds is not None]
-    return seconds if len(seconds) == len(samples) else None
+    return seconds if samples and len(seconds) == len(samples) else None
 
 
 def _p95(seconds: list[float]) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import entropic
-from benchmarks.table import Sample, figures, render
+from benchmarks.table import Sample, figures, ratios, regressions, render
 from benchmarks.works import WORKS
 
 ROOT = Path(entropic.__file__).parents[1]
@@ -32,17 +32,35 @@ def test_every_work_runs(tmp_path: Path, names: list[str]) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "fails" not in done.stdout
-    tables = done.stdout.split("\n\n")[1:-1]
+    _, *tables = re.split("^## ", done.stdout, flags=re.MULTILINE)
     assert len(tables) == len(works)
     for work, table in zip(works, tables, strict=True):
-        title, _, reference, *others = table.splitlines()
-        assert title == f"{work.title} (1 rounds, {work.small_size:,} each)"
-        assert reference.startswith(f"  {work.subjects[0].label} ")
-        assert " 1.00 " in reference
-        assert len(others) == sum(not subject.peer for subject in work.subjects[1:])
-        for line in others:
-            assert re.search(r"\d\.\d +\d[\d,]*\.\d +\d+\.\d\d +\d+ MB$", line)
+        labels = [subject.label for subject in work.subjects if not subject.peer]
+        assert table.startswith(f"{work.title}\n\n1 rounds, {work.small_size:,} each.\n")
+        figures_of = r"^\| (.*?) +\| [\d,]+\.\d \| [\d,]+\.\d \| .* \| \d+ \|$"
+        rows = re.findall(figures_of, table, re.MULTILINE)
+        assert rows == labels
+        found = ratios(f"## {table}")
+        assert found.keys() == {(work.title, label) for label in labels}
+        assert found[work.title, labels[0]] == 1.0
+        told = re.findall(r"^- (.*?): .*reached$", table, re.MULTILINE)
+        assert told == [g.label for g in work.goals if {g.label, g.against or g.label} <= {*labels}]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_is_kept_where_something_has_become_slower() -> None:
+    """By more than a third, beside the first subject; the others' own pace is nothing to it."""
+
+    def page(ours: float, theirs: float) -> str:
+        work = WORKS[0]
+        labels = [subject.label for subject in work.subjects[:3]]
+        samples = zip(labels, (1.0, ours, theirs), strict=True)
+        return render(work, 1, {label: [Sample(seconds, 0)] for label, seconds in samples})
+
+    assert regressions(page(3.0, 3.0), page(3.9, 9.0)) == []
+    (slower,) = regressions(page(3.0, 3.0), page(4.1, 3.0))
+    assert slower == f"entropic, Store ({WORKS[0].title}): 3.00 before, 4.10 now"
+    assert regressions("", page(9.0, 9.0)) == []
 
 
 def test_the_ratio_is_of_samples_of_the_same_round() -> None:
