@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -60,7 +61,7 @@ def _preface(peers: str | None) -> str:
 # Benchmarks
 
 Taken on {datetime.now(UTC):%Y-%m-%d} by `make bench`, which replaces this page.
-{_machine(peers)}.
+{textwrap.fill(_machine(peers) + ".", 98)}
 
 How each figure is taken is said in `benchmarks/README.md`; what they mean, in
 [Performance](performance.md). Compare ratios, within one table."""

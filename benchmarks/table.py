@@ -73,26 +73,24 @@ def render(work: Work, size: int, samples: dict[str, list[Sample]]) -> str:
             f" | {found.ratio:.2f} | {found.growth / 2**20:.0f} |"
         )
     goals = [line for goal in work.goals if (line := _reached(goal, samples)) is not None]
-    return "\n".join([*lines, *([""] if goals else []), *goals])
+    if goals:
+        lines += ["", "| goal of | is to be at most | and is |", "| --- | --- | --- |", *goals]
+    return "\n".join(lines)
 
 
 def _reached(goal: Goal, samples: dict[str, list[Sample]]) -> str | None:
     """Whether a goal was; ``None`` where nobody was there to be compared with."""
     mine = samples.get(goal.label, [])
-    if goal.growth is not None:
-        found = figures(mine, mine, 1)
-        if found is None:
-            return None
-        verdict = "reached" if found.growth <= goal.growth else "not reached"
-        return f"- {goal.label}: at most {goal.growth / 2**20:.0f} MB more: {verdict}"
-    found = figures(mine, samples.get(goal.against, []), 1) if goal.against in samples else None
+    found = figures(mine, mine if goal.growth is not None else samples.get(goal.against, []), 1)
     if found is None:
         return None
-    verdict = "reached" if found.ratio <= goal.most else "not reached"
-    return (
-        f"- {goal.label}: {found.ratio:.2f} of the time of {goal.against}, at most {goal.most:.2f}"
-        f" wanted: {verdict}"
-    )
+    if goal.growth is not None:
+        wanted, is_now = f"{goal.growth / 2**20:.0f} MB larger", f"{found.growth / 2**20:.0f} MB"
+        is_reached = found.growth <= goal.growth
+    else:
+        wanted, is_now = f"{goal.most:.2f} of {goal.against}", f"{found.ratio:.2f}"
+        is_reached = found.ratio <= goal.most
+    return f"| {goal.label} | {wanted} | {is_now}{'' if is_reached else ', not reached'} |"
 
 
 def ratios(page: str) -> dict[tuple[str, str], float]:
