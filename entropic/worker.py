@@ -41,6 +41,8 @@ DURABLE_SECONDS: Final = 0.1
 # that they are inside of, each of them anew.
 _MOST_FRAMES: Final = 50
 
+_SHORT_TEXT: Final = 1000
+
 running: contextvars.ContextVar[tuple[tuple[str, str], ...]] = contextvars.ContextVar(
     "running", default=()
 )
@@ -309,11 +311,18 @@ def _finish(job: Job, clock: _Clock) -> Outcome:
             host=_HOST,
             staged=staged,
         )
-        stages.seal(job.stage, sidecar.as_json(), durable=durable)
+        is_light = all(map(_is_small, (*job.values.values(), *job.custom_data.values())))
+        stages.seal(job.stage, sidecar.as_json(), durable=durable, is_light=is_light)
     except OSError as error:
         # Not the runner's failure, but the disk's: what the run was for may well be there.
         return clock.failed(_unsealed(job.stage, error), is_finished=True)
     return Outcome(clock.started_at, clock.seconds, _HOST, staged=staged)
+
+
+def _is_small(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) < _SHORT_TEXT
+    return value is None or isinstance(value, bool | int | float)
 
 
 def _unsealed(stage: Stage, error: OSError) -> ResultsDirError:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from entropic.artifacts.moves import read_plain
@@ -58,7 +58,9 @@ class Sidecar:
 
     def as_json(self) -> dict[str, Any]:
         """What is written."""
-        return {"format": FORMAT, **asdict(self)}
+        about = {field.name: getattr(self, field.name) for field in fields(self)}
+        staged = {field.name: getattr(self.staged, field.name) for field in fields(Staged)}
+        return {"format": FORMAT, **about, "staged": staged}
 
 
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {

@@ -7,7 +7,7 @@ so a late owner can be told from the current one. Files are left to ``artifacts`
 
 import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -431,7 +431,10 @@ class Ledger(Generic[R]):
                 "custom_data": copy.deepcopy(dict(run.custom_data)),
             }
             rows.append(_bound({**reserved, **run.stored}))
-            about = dict(zip(_RESULT_NAMES, astuple(published.result), strict=True))
+            about = {
+                column: getattr(published.result, name)
+                for column, name in zip(_RESULT_NAMES, _RESULT_FIELDS, strict=True)
+            }
             settled.append(_bound({"model": self._model, "id": id, "token": run.token, **about}))
             values = run.parameters.values
             record = detached(self._class, {**reserved, **values})
@@ -487,7 +490,7 @@ def _is_name(name: object, id: str) -> bool:
 
 
 _RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)
-assert len(_RESULT_NAMES) == len(fields(Result))
+_RESULT_FIELDS: Final = tuple(field.name for field in fields(Result))
 
 
 def _bound(values: Mapping[str, Any]) -> dict[str, Any]:

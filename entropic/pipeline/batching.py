@@ -21,18 +21,20 @@ class Batcher(Generic[Item, Answer]):
         call: Answers many items at once, in their order. It runs in a task of its own, which no
             requester's cancellation stops.
         most: The most items of one call, beyond those of a single larger request.
-        linger: How many seconds to let more requests come before a call, asked before each.
+        linger: How many seconds to let more requests come before a call; asked before each, with
+            the number of items that wait, and that of the last call's.
     """
 
     def __init__(
         self,
         call: Callable[[list[Item]], Awaitable[Sequence[Answer]]],
         most: int,
-        linger: Callable[[], float] = lambda: 0.0,
+        linger: Callable[[int, int], float] = lambda waiting, last: 0.0,
     ) -> None:
         self._call = call
         self._most = most
         self._linger = linger
+        self._last = 0
         self._requests: deque[tuple[Sequence[Item], asyncio.Future[list[Answer]]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -68,9 +70,12 @@ class Batcher(Generic[Item, Answer]):
 
     async def _work(self) -> None:
         while self._requests:
-            if (seconds := self._linger()) > 0:
+            waiting = sum(len(items) for items, _ in self._requests)
+            if (seconds := self._linger(waiting, self._last)) > 0:
                 await asyncio.sleep(seconds)
-            await self._answer(self._next())
+            taken = self._next()
+            self._last = sum(len(items) for items, _ in taken)
+            await self._answer(taken)
 
     def _next(self) -> list[tuple[Sequence[Item], asyncio.Future[list[Answer]]]]:
         taken = [self._requests.popleft()]

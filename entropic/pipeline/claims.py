@@ -27,6 +27,7 @@ GRACE_SECONDS: Final = 0.5
 _logger = logging.getLogger("entropic")
 
 _CONTENDED_SECONDS: Final = 5.0  # after others were last met
+_SHORT_LINGER_SECONDS: Final = 0.015
 _LINGER_SECONDS: Final = 0.04  # a finished run is to be on record within 100 ms
 
 # An id, and the token of the stored result that was looked at: ``None`` to run in any case.
@@ -154,10 +155,18 @@ class Claims(Generic[R]):
             with contextlib.suppress(DatabaseError):
                 await self._returning.ask(owed)
 
-    def linger(self) -> float:
-        """Seconds that a commit waits for more: each keeps all others from the database."""
-        is_contended = asyncio.get_running_loop().time() < self._contended_until
-        return _LINGER_SECONDS if is_contended else 0.0
+    def linger(self, finished: int, last: int) -> float:
+        """Seconds that a commit waits for more runs: each costs as much as ten of them.
+
+        Args:
+            finished: How many runs wait to be stored.
+            last: How many the last commit has stored: several, where runs end in less time than it
+                takes.
+        """
+        if asyncio.get_running_loop().time() < self._contended_until:
+            return _LINGER_SECONDS  # it keeps all others from the database, too
+        are_more_under_way = len(self._out) > finished
+        return _SHORT_LINGER_SECONDS if last > 1 and are_more_under_way else 0.0
 
     async def aclose(self) -> None:
         """Wait for nobody any more, and have nothing: not even what was claimed unheard."""

@@ -50,13 +50,13 @@ class Publisher(Generic[R]):
 
     Args:
         cache: Where they are stored.
-        linger: How many seconds a transaction waits for more runs to share it.
+        linger: How many seconds a transaction waits for more runs to share it; see ``Batcher``.
     """
 
     def __init__(
         self,
         cache: Cache[R],
-        linger: Callable[[], float],
+        linger: Callable[[int, int], float],
     ) -> None:
         self._cache = cache
         self._commits: Batcher[Executed, Entry[R] | EntropicError] = Batcher(
