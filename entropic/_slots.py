@@ -97,7 +97,10 @@ class _Ticket:
         """Let the one who waits go on; ``False`` when its loop is gone."""
         self.is_wanted = False
         try:
-            self._loop.call_soon_threadsafe(self._settle)
+            if self._loop is asyncio._get_running_loop():  # nobody to be woken
+                self._loop.call_soon(self._settle)
+            else:
+                self._loop.call_soon_threadsafe(self._settle)
         except RuntimeError:  # closed
             return False
         return True

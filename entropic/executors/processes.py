@@ -137,8 +137,7 @@ class WorkerProcess:
         try:
             packed = dumps(job)
             connection = self._start()
-            worker_process.send(connection, _working_directory())
-            worker_process.send(connection, packed)
+            worker_process.send(connection, _working_directory(), packed)
             answer = self._receive(connection, None)
             if answer == worker_process.BEGUN:  # and not that the job could not even be loaded
                 has_begun = True

@@ -32,13 +32,17 @@ READY: Final = b"ready"
 BEGUN: Final = b"begun"
 """What a worker says before the reply: it has started; and, of each job, its runner is called."""
 
+_SENT_AT_ONCE: Final = 1 << 16
 _LENGTH: Final = struct.Struct("!Q")
 
 
-def send(connection: socket.socket, message: bytes) -> None:
-    """Send one message."""
-    connection.sendall(_LENGTH.pack(len(message)))
-    connection.sendall(message)
+def send(connection: socket.socket, *messages: bytes) -> None:
+    """Send messages, each of any length."""
+    parts = [part for message in messages for part in (_LENGTH.pack(len(message)), message)]
+    if sum(map(len, parts)) <= _SENT_AT_ONCE:  # each sending wakes the other end
+        parts = [b"".join(parts)]
+    for part in parts:
+        connection.sendall(part)
 
 
 def receive(connection: socket.socket, look_up: Callable[[], None] = lambda: None) -> bytes | None:
