@@ -66,7 +66,9 @@ class Lookup(Generic[R]):
 
     def __init__(self, cache: Cache[R]) -> None:
         self._cache = cache
-        self._answers: Batcher[ParameterSet, Answer[R]] = Batcher(self._look_up, most=2000)
+        self._answers: Batcher[ParameterSet, Answer[R]] = Batcher(
+            self._look_up, most=2000, is_own=True
+        )
 
     async def aclose(self) -> None:
         """Let end what is under way."""
