@@ -205,6 +205,22 @@ async def test_a_call_cancelled_at_every_moment_holds_nothing_afterwards(
     await cancel_at_moments(executor, method, 1)
 
 
+async def test_a_deletion_cancelled_at_any_moment_is_done_or_undone() -> None:
+    """Row and result go together, and nothing stays in between."""
+    async with make() as store:
+        moment, in_time, deleted = 1, True, 0
+        while in_time:
+            record = await store.run_or_retrieve({"n": 1})
+            in_time = await cancelled_at(moment, lambda: store.delete({"n": 1}, remove_file=True))
+            await asyncio.to_thread(wait_for, lambda: not list(STAGING.iterdir()))
+            is_stored = databases.ask("SELECT count(*) FROM points") == [1]
+            assert Path(record.result_file).exists() == is_stored, moment
+            deleted += not is_stored
+            moment += 1
+        assert moment > 5
+        assert 1 < deleted < moment - 1  # some were too late to stop
+
+
 class AtCommit(logging.Handler):
     """Cancels a call when the driver is about to commit what a run has left; then it commits."""
 

@@ -1,5 +1,6 @@
 """Single rows: those that a user registers, and those that are to go."""
 
+import asyncio
 import errno
 import functools
 import logging
@@ -7,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+from entropic._shield import to_the_end, undisturbed
 from entropic.artifacts import Removal, ResultsFolder, find
 from entropic.errors import IdConflictError, ResultMissingError, ResultsDirError
 from entropic.identity import checked_id
@@ -75,17 +77,24 @@ class Rows(Generic[R]):
             id = answer.parameters.id
         id = checked_id(id)
         removals: list[Removal] = []
-        entry = await self._cache.ledger.delete(
-            id,
-            functools.partial(self._forget, removals=removals if remove_file else None),
-            await self._gone(id),
-            functools.partial(self._cache.threads.run, _put_back, removals),
-        )
+        gone = await self._gone(id)
+        try:
+            entry = await self._cache.ledger.delete(
+                id,
+                functools.partial(self._forget, removals=removals if remove_file else None),
+                gone,
+                functools.partial(self._cache.threads.run, _put_back, removals),
+            )
+        except asyncio.CancelledError:
+            # The transaction has ended all the same: what was not put back is nobody's any more.
+            for removal in removals:
+                await undisturbed(self._cache.threads.submit(_finish, removal))
+            raise
         if entry is None:
             return False
         _logger.info("deleted the row of %s", id)
         for removal in removals:
-            await self._cache.threads.run(_finish, removal)
+            await to_the_end(self._cache.threads.submit(_finish, removal))
             if removal.result is not None:
                 _logger.info("deleted the result of %s (%s)", id, removal.result)
         await self._salvage.tidy(id)
