@@ -28,6 +28,8 @@ T = TypeVar("T")
 # SQLite's own waits grow so fast (1, 2, 5, 10 ms) that most of them are slept through in vain.
 _BUSY_TIMEOUT_SECONDS: Final = 0.003
 
+_GLANCE_SECONDS: Final = 0.001
+
 # The first releases in which a WAL reset cannot lose a commit that another process is reading;
 # 3.50 and 3.44 have the fix in their own lines.
 _WAL_FIXED: Final = (3, 51, 3)
@@ -173,12 +175,25 @@ class _Connection(aiosqlite.Connection):
     async def fetch_and(
         self, sql: str, values: Sequence[Any], function: Callable[[list[Any]], T]
     ) -> T:
-        """Run a statement, and a function with its rows, both in the thread."""
+        """Run a statement, and a function with its rows, both in the thread.
+
+        A cancellation waits until the statement has ended, and with it its lock.
+        """
+        has_ended: list[bool] = []
 
         def fetch() -> T:
-            return function(self._conn.execute(sql, values).fetchall())
+            try:
+                rows = self._conn.execute(sql, values).fetchall()
+            finally:
+                has_ended.append(True)
+            return function(rows)
 
-        return cast(T, await self._execute(fetch))  # type: ignore[no-untyped-call]
+        try:
+            return cast(T, await self._execute(fetch))  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            while not has_ended:  # noqa: ASYNC110  an event would wake the loop at each statement
+                await asyncio.sleep(_GLANCE_SECONDS)
+            raise
 
     @property
     def is_closed(self) -> bool:

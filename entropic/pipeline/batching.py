@@ -54,11 +54,15 @@ class Batcher(Generic[Item, Answer]):
             return []
         if self._is_own and not self._is_busy and self._task is None:
             return await self._answer_alone(items)
+        return await self.request(items)
+
+    def request(self, items: Sequence[Item]) -> asyncio.Future[list[Answer]]:
+        """The same, as a future that is no task: nothing stops it."""
         answers: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
         self._requests.append((items, answers))
         if self._task is None and not self._is_busy:
             self._start()
-        return await answers
+        return answers
 
     async def _answer_alone(self, items: Sequence[Item]) -> list[Answer]:
         self._is_busy = True

@@ -71,30 +71,23 @@ class Claims(Generic[R]):
         self._elsewhere = Elsewhere(ledger.states, ledger.listen)
         self._contended_until = 0.0
 
-    async def take(self, id: str, seen: int | None) -> Claim | State:
-        """Claim a run.
+    def ask(self, id: str, seen: int | None) -> asyncio.Future[list[Claim | State]]:
+        """Ask for the claim of a run, as a future that is no task.
 
         Args:
             id: The run id.
             seen: The token of the stored result that was looked at; ``None`` to run in any case.
 
         Returns:
-            The claim, which is renewed until it is released; or how it is with the run, where
-            somebody else has it, or has stored it since.
+            One answer: the claim; or how it is with the run, where somebody else has it, or has
+            stored it since. Whatever it is, it is to be released in the end: a claim is renewed
+            until then, from its commit on, also while the loop is too busy to hear of it.
 
         Raises:
             DatabaseError: The database failed; nothing is claimed.
         """
-        # From its commit on it is renewed, also while the loop is too busy to hear of it.
         self._hold(id)
-        try:
-            (claim,) = await self._taking.ask([(id, seen)])
-        except BaseException:
-            self.release(id)
-            raise
-        if isinstance(claim, State):
-            self.release(id)
-        return claim
+        return self._taking.request([(id, seen)])
 
     async def take_free(self, ids: Sequence[str], gone: Sequence[str]) -> dict[str, Claim]:
         """Claim what nobody has, for a moment: it is not renewed.

@@ -172,7 +172,7 @@ class Holder(Generic[R]):
             EntropicError: It could not be stored; it stays staged, for whoever asks next.
         """
         try:
-            (entry,) = await self._publisher.store([finished])
+            (entry,) = await undisturbed(self._publisher.store([finished]))
             if isinstance(entry, EntropicError):
                 raise entry
         except Exception as error:
@@ -184,7 +184,7 @@ class Holder(Generic[R]):
                 self._release(run)
                 self._claims.owe([(run.parameters.id, run.claim.token, about)])
             else:
-                await self.settle(run, about)
+                await undisturbed(self.settle(run, about))
             if isinstance(error, RowRefusedError):  # which is nothing to the other runs
                 return failure_of(run, error)
             raise
@@ -244,7 +244,9 @@ class Holder(Generic[R]):
             entry.record.__dict__["result_file"] = self._cache.folder.given(entry.result.name)
         return Landed(entry.record, None)
 
-    async def leave(self, run: Run, taking: asyncio.Future[Any] | None = None) -> None:
+    async def leave(
+        self, run: Run, asked: asyncio.Future[list[Claim | State]] | None = None
+    ) -> None:
         """Give a cancelled run's claim back, also one that has yet to come; store what is finished.
 
         It may take as long as somebody has the database locked; a cancellation waits only a
@@ -252,10 +254,13 @@ class Holder(Generic[R]):
         """
 
         async def give_back() -> None:
-            if taking is not None:
-                await asyncio.wait({taking})
-            if taking is None or not (taking.cancelled() or taking.exception()):
-                await self._keep_or_give_back(run)
+            if asked is not None:
+                await asyncio.wait({asked})
+                if asked.cancelled() or asked.exception():
+                    self._claims.release(run.parameters.id)
+                    return
+                self._taken(run, *asked.result())
+            await self._keep_or_give_back(run)
 
         id = run.parameters.id
         task = self._leaving[id] = asyncio.create_task(give_back())
@@ -274,29 +279,30 @@ class Holder(Generic[R]):
 
     async def _take(self, run: Run, unless_newer_than: int | None) -> State | None:
         """Try to claim a run; ``None`` where that has worked, else how it is with it."""
-
-        async def take() -> State | None:
-            # A claim that a cancelled request is still to get must not be taken for this one's. One
-            # look: what comes to be left meanwhile is this very request, and waits for it.
-            if (leaving := self._leaving.get(run.parameters.id)) is not None:
-                await asyncio.wait({leaving})
-            claim = await self._claims.take(run.parameters.id, unless_newer_than)
-            if isinstance(claim, State):
-                return claim
-            run.claim = claim
-            run.is_renewed = True
-            run.stage = self._cache.folder.stage(run.parameters.id, claim.token, self._cache.nonce)
-            return None
-
-        taking = asyncio.ensure_future(take())
+        # A claim that a cancelled request is still to get must not be taken for this one's. One
+        # look: what comes to be left meanwhile is this very request.
+        if (leaving := self._leaving.get(run.parameters.id)) is not None:
+            await asyncio.wait({leaving})
+        asked = self._claims.ask(run.parameters.id, unless_newer_than)
         try:
-            return await asyncio.shield(taking)
+            (answer,) = await asyncio.shield(asked)
         except asyncio.CancelledError:
-            await self.leave(run, taking)
+            await self.leave(run, asked)
             raise
         except Exception as error:
+            self._claims.release(run.parameters.id)
             describe(self._cache.identity, run.parameters, error)  # tells it which run it is about
             raise
+        return self._taken(run, answer)
+
+    def _taken(self, run: Run, answer: Claim | State) -> State | None:
+        if isinstance(answer, State):
+            self._claims.release(run.parameters.id)
+            return answer
+        run.claim = answer
+        run.is_renewed = True
+        run.stage = self._cache.folder.stage(run.parameters.id, answer.token, self._cache.nonce)
+        return None
 
     async def _keep_or_give_back(self, run: Run) -> None:
         """The interruption of a run may come when its result has just been sealed."""

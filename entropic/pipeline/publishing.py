@@ -4,6 +4,7 @@ Runs that end at the same time share a transaction. A row that the database refu
 the others down with it.
 """
 
+import asyncio
 import functools
 import logging
 import os
@@ -86,8 +87,8 @@ class Publisher(Generic[R]):
             may_have_name,
         )
 
-    async def store(self, runs: Sequence[Executed]) -> list[Entry[R] | EntropicError]:
-        """Publish and store finished runs.
+    def store(self, runs: Sequence[Executed]) -> asyncio.Future[list[Entry[R] | EntropicError]]:
+        """Publish and store finished runs, as a future that is no task; at least one.
 
         Returns:
             For each what is stored now, which is a later owner's where one has overtaken it; or
@@ -97,7 +98,7 @@ class Publisher(Generic[R]):
         Raises:
             DatabaseError: The database failed; none of these runs is stored.
         """
-        return await self._commits.ask(runs)
+        return self._commits.request(runs)
 
     def discard(self, stages: Sequence[Stage]) -> None:
         """Remove what is staged; in a thread. What cannot be removed is logged."""

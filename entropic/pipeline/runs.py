@@ -130,7 +130,7 @@ class Runs(Generic[R]):
             raise
         if isinstance(ended, Outcome) and ended.error is not None:
             return await self._failed(flight, run, ended, ended.error)
-        landed = await undisturbed(self._finish(run, ended))
+        landed = await self._finish(run, ended)
         if landed is not None:
             return landed
         flight.has_started = False  # the later owner's run may be left like any other
@@ -217,7 +217,12 @@ class Runs(Generic[R]):
                 run.parameters, run.claim.token, custom_data, run.stage, ended
             )
 
-        return await self._holder.store(run, await self._off_loop(run, executed))
+        # A cancellation comes too late from here on.
+        if is_heavy(run.parameters.values):
+            finished = await undisturbed(self._cache.threads.submit(executed, run))
+        else:
+            finished = executed(run)
+        return await self._holder.store(run, finished)
 
 
 def _is_final(flight: Flight[Any], run: Run, error: Exception) -> bool:
