@@ -44,6 +44,7 @@ from tests.outsiders import (
     waiting,
 )
 from tests.simulations import Point, calls, simulate
+from tests.test_owners import no_descriptors
 
 pytestmark = pytest.mark.anyio
 
@@ -849,16 +850,33 @@ async def test_a_file_that_is_no_database_is_told(folder: Path) -> None:
         assert (await store.run_or_retrieve({"n": 1})).n == 1
 
 
-@pytest.mark.parametrize("path", ["missing/runs.sqlite3", "."])
-async def test_a_path_where_no_database_can_be_is_told(path: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("missing/runs.sqlite3", "its folder must exist and be writable"),
+        (".", "what is under that name"),
+    ],
+)
+async def test_a_path_where_no_database_can_be_is_told(
+    path: str, message: str, folder: Path
+) -> None:
     """A folder that is missing, or is one itself; once mended, the same store works."""
     async with make_store_later(db_url=f"sqlite:///{path}") as store:
-        with pytest.raises(DatabaseError, match="its folder must exist and be writable") as caught:
+        with pytest.raises(DatabaseError, match=message) as caught:
             await store.run_or_retrieve({"n": 1})
         assert str(folder / path).removesuffix("/.") in str(caught.value)
         if path != ".":
             (folder / "missing").mkdir()
             assert (await store.run_or_retrieve({"n": 1})).n == 1
+
+
+async def test_descriptors_that_ran_out_are_told(folder: Path) -> None:
+    """And not that the folder is to be made writable."""
+    database = Database(f"sqlite:///{PATH}", lock_timeout=1.0)
+    with no_descriptors(), pytest.raises(DatabaseError, match="ulimit -n"):
+        await database.open()
+    await database.open()
+    await database.aclose()
 
 
 def test_a_failed_opening_leaves_no_thread_to_a_loop_that_is_closed(

@@ -381,6 +381,12 @@ class SQLite:
                 f"the database {path} refused a row ({_original(error)}); see the constraints and"
                 " triggers of its table"
             )
+        if code == sqlite3.SQLITE_CANTOPEN and _may_be_made(path):
+            return DatabaseError(
+                f"the database {path} cannot be opened, although its folder is there and may be"
+                " written: see how many files this process may have open (ulimit -n), and what is"
+                f" under that name ({_original(error)})"
+            )
         what = {
             sqlite3.SQLITE_CANTOPEN: "cannot be opened; its folder must exist and be writable",
             sqlite3.SQLITE_READONLY: "is read-only; make the file and its folder writable",
@@ -390,6 +396,11 @@ class SQLite:
             sqlite3.SQLITE_IOERR: "failed to read or write; see the disk",
         }.get(code, "refused")
         return DatabaseError(f"the database {path} {what} ({_original(error)})")
+
+
+def _may_be_made(path: str) -> bool:
+    folder = os.path.dirname(path) or "."
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _original(error: BaseException) -> BaseException:
