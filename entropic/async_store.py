@@ -23,7 +23,7 @@ from entropic.executors import Executors, check_executor
 from entropic.identity import Identity
 from entropic.models import Base
 from entropic.opening import Opening, StoreSettings, lacking
-from entropic.pipeline import Params, RunOptions, Source, as_source
+from entropic.pipeline import Params, RunOptions, Source, Wanted, as_source
 from entropic.progress import Meter, ProgressOption, make_meter
 from entropic.recovery import Recovered
 from entropic.schedule import OnError
@@ -419,16 +419,18 @@ class AsyncStore(Generic[R]):
         if self._WARNS:
             warn_of_options(custom_data)
         checked = plain_custom_data(custom_data)
-        if not force:  # most requests end here, and have no need of all that a run takes
-            async with self._opening.using() as opened:
-                record = await opened.pipeline.stored(params)
-            if record is not None:
-                return record
-        return (await self._collect(self._call([params], checked), force=force))[0]
+        if force:
+            return (await self._collect(self._call([params], checked), force=True))[0]
+        # Most requests end here, and have no need of all that a run takes.
+        async with self._opening.using() as opened:
+            wanted, record = await opened.pipeline.stored(params)
+        if record is not None:
+            return record
+        return (await self._collect(self._call([wanted], checked)))[0]
 
     def _call(
         self,
-        params: Iterable[Params] | AsyncIterable[Params],
+        params: Iterable[Wanted] | AsyncIterable[Wanted],
         custom_data: Mapping[str, Any] | None,
         settings: RunSettings = _AS_THE_STORE,
         on_error: OnError = "raise",

@@ -29,6 +29,7 @@ from entropic.artifacts.finding import (
     working_directory,
     written_since,
 )
+from entropic.artifacts.mounts import is_local
 from entropic.artifacts.moves import (
     REPLACED,
     fsync,
@@ -72,6 +73,8 @@ class ResultsFolder:
         id: The folder's own id, which moves with it; empty until it is opened, and where it may
             not be read.
         is_writable: Whether runs can be stored in it, as it was when that was last looked at.
+        is_local: Whether it is on a disk of this machine, as far as is known: to look at a file
+            there takes no time to speak of.
     """
 
     def __init__(self, spelled: str | os.PathLike[str], suffix: str) -> None:
@@ -83,6 +86,7 @@ class ResultsFolder:
         self._spelled_prefix = os.path.join(self.spelled, "")
         self.id = ""
         self.is_writable = False
+        self.is_local = False
         # Where the path as it was spelled leads to this folder: anywhere, or only here.
         self._cwd = None if os.path.isabs(self.spelled) else working_directory()
         self._staging = corner.staging(self.path)
@@ -96,6 +100,7 @@ class ResultsFolder:
             ResultsDirError: The path is a file, cannot be made, or its private corner is a
                 symbolic link.
         """
+        self.is_local = is_local(self.path)
         try:
             self.make_ready()
         except ResultsDirError as error:

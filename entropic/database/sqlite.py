@@ -7,7 +7,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
@@ -180,16 +180,19 @@ class _Connection(aiosqlite.Connection):
         A cancellation waits until the statement has ended, and with it its lock.
         """
         has_ended: list[bool] = []
+        # aiosqlite's thread keeps what it was last given, and what that returned: nothing, here.
+        given, returned = [function], list[T]()
 
-        def fetch() -> T:
+        def fetch() -> None:
             try:
                 rows = self._conn.execute(sql, values).fetchall()
             finally:
                 has_ended.append(True)
-            return function(rows)
+            returned.append(given.pop()(rows))
 
         try:
-            return cast(T, await self._execute(fetch))  # type: ignore[no-untyped-call]
+            await self._execute(fetch)  # type: ignore[no-untyped-call]
+            return returned.pop()
         except asyncio.CancelledError:
             while not has_ended:  # noqa: ASYNC110  an event would wake the loop at each statement
                 await asyncio.sleep(_GLANCE_SECONDS)

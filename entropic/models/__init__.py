@@ -8,6 +8,7 @@ parameters. What may be asked of their values is left to ``identity``; making th
 import copy
 import enum
 import inspect
+import threading
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -25,7 +26,6 @@ from sqlalchemy.orm import (
     Mapper,
     TypeResolve,
     class_mapper,
-    make_transient_to_detached,
     mapped_column,
 )
 from sqlalchemy.orm.exc import UnmappedClassError
@@ -83,10 +83,19 @@ class _LateState:
         # One without an id is about to be made by its constructor, which begins with its state.
         if record is None or "id" not in record.__dict__:
             raise AttributeError("_sa_instance_state")
-        class_mapper(owner).class_manager.setup_instance(record)
-        make_transient_to_detached(record)
-        state: InstanceState[Any] = record.__dict__["_sa_instance_state"]
+        mapper, values = class_mapper(owner), record.__dict__
+        with _state_lock:  # two threads may touch a record at once, and are to have one state
+            state: InstanceState[Any] | None = values.get("_sa_instance_state")
+            if state is None:
+                # What make_transient_to_detached does, which wants a state that all can see.
+                state = InstanceState(record, mapper.class_manager)
+                state.key = mapper.identity_key_from_primary_key((values["id"],))
+                state._expire_attributes(values, state.unloaded)
+                values["_sa_instance_state"] = state
         return state
+
+
+_state_lock: Final = threading.Lock()
 
 
 class Base(DeclarativeBase):

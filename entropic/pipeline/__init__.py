@@ -34,7 +34,7 @@ from entropic.pipeline.request import Request
 from entropic.pipeline.rows import Rows
 from entropic.pipeline.runs import Runs
 from entropic.pipeline.salvage import Salvage
-from entropic.pipeline.sources import Params, Source, as_source
+from entropic.pipeline.sources import Params, Source, Wanted, as_source
 from entropic.progress import Meter
 from entropic.recovery import Recovered
 from entropic.schedule import OnError, Schedule
@@ -43,7 +43,7 @@ from entropic.worker import Runner, running
 # Hops to files are short, and most of them wait for a disk.
 _IO_THREADS: Final = 4
 
-__all__ = ["Claimant", "Params", "Pipeline", "RunOptions", "Source", "as_source"]
+__all__ = ["Claimant", "Params", "Pipeline", "RunOptions", "Source", "Wanted", "as_source"]
 
 R = TypeVar("R", bound=Base)
 
@@ -178,8 +178,8 @@ class Pipeline(Generic[R]):
             is_streamed=is_streamed,
         )
 
-    async def stored(self, params: Params) -> R | None:
-        """The record of a parameter set; ``None`` where it is to be run.
+    async def stored(self, params: Params) -> tuple[ParameterSet, R | None]:
+        """A parameter set as the model types it, and its record; ``None`` where it is to be run.
 
         Raises:
             EntropicError: It cannot be run, and is not stored.
@@ -189,7 +189,7 @@ class Pipeline(Generic[R]):
             raise answer.error
         if answer.record is not None:
             _logger.info("hit %s", answer.parameters.id)
-        return answer.record
+        return answer.parameters, answer.record
 
     async def retrieve(self, params: Params) -> R | None:
         """The record of a parameter set; ``None`` on a miss."""

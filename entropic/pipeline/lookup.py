@@ -1,6 +1,7 @@
 """Is it there already: from params to a record, a miss, or the reason why neither can be said."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -8,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder
-from entropic.errors import EntropicError, ParamsError, ResultsDirError
+from entropic.errors import EntropicError, ParamsError, ResultsDirError, SchemaError
 from entropic.identity import ParameterSet, checked_id, is_heavy
 from entropic.ledger import Entry
 from entropic.models import Base, copied
 from entropic.pipeline.batching import Batcher
 from entropic.pipeline.cache import Cache
+from entropic.pipeline.sources import Wanted
 
 R = TypeVar("R", bound=Base)
 
@@ -66,21 +68,19 @@ class Lookup(Generic[R]):
 
     def __init__(self, cache: Cache[R]) -> None:
         self._cache = cache
-        self._answers: Batcher[ParameterSet, Answer[R]] = Batcher(
+        self._near: Batcher[ParameterSet, Answer[R] | _Far[R]] = Batcher(
             self._look_up, most=2000, is_own=True
         )
 
     async def aclose(self) -> None:
         """Let end what is under way."""
-        await self._answers.aclose()
+        await self._near.aclose()
 
-    async def resolve(
-        self, batch: Sequence[Mapping[str, Any]], first: int = 0
-    ) -> list[ParameterSet]:
+    async def resolve(self, batch: Sequence[Wanted], first: int = 0) -> list[ParameterSet]:
         """Coerce, check and identify parameter sets; the loop is not held up by large ones.
 
         Args:
-            batch: The sets.
+            batch: The sets; one that has been resolved is as it is.
             first: The position in the whole input of the first one, for error messages.
 
         Raises:
@@ -103,18 +103,21 @@ class Lookup(Generic[R]):
         return answers
 
     async def quietly(self, params: Mapping[str, Any]) -> Answer[R]:
-        """What there is for one parameter set; a result that is lost is told by who looks next.
+        """What there is for one parameter set, at first sight.
+
+        A result that is lost is told, and one that may be about to come is waited for, by who looks
+        next.
 
         Raises:
             ParamsError: It cannot be run.
             DatabaseError: The database failed.
         """
-        (answer,) = await self._settled(await self.resolve([params]))
+        (answer,) = await self._answer(await self.resolve([params]))
         return answer
 
     async def _settled(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
         """The same, when what may be about to be settled has had time to be."""
-        answers = await self._answers.ask(sets)
+        answers = await self._answer(sets)
         for look in range(_LOOKS):
             doubtful = [
                 at
@@ -125,7 +128,7 @@ class Lookup(Generic[R]):
                 break
             if look:
                 await asyncio.sleep(_LOOK_SECONDS)
-            again = await self._answers.ask([sets[at] for at in doubtful])
+            again = await self._answer([sets[at] for at in doubtful])
             for at, answer in zip(doubtful, again, strict=True):
                 answers[at] = answer
         return answers
@@ -173,24 +176,54 @@ class Lookup(Generic[R]):
             _warn(answer)
         return answer
 
-    async def _look_up(self, sets: list[ParameterSet]) -> list[Answer[R]]:
+    async def _answer(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
+        """What there is for each, at this moment."""
+        found = await self._near.ask(sets)
+        if any(isinstance(one, _Far) for one in found):
+            # Each request by itself: nobody else waits for what may take long, or never end.
+            found = await self._cache.threads.run(self._judge_far, found)
+        return [one for one in found if isinstance(one, Answer)]
+
+    async def _look_up(self, sets: list[ParameterSet]) -> list[Answer[R] | "_Far[R]"]:
         ids = dict.fromkeys([s.id for s in sets])
         ids |= dict.fromkeys([s.id_2x for s in sets if s.id_2x is not None])
         # One way to a thread and back for all: it takes longer than what a few sets need there.
-        judge = functools.partial(self._judge_all, sets)
+        judge = functools.partial(self._judge_near, sets)
         return await self._cache.ledger.look_up_and(list(ids), judge)
 
-    def _judge_all(
+    def _judge_near(
         self, sets: Sequence[ParameterSet], entries: Mapping[str, Entry[R]]
-    ) -> list[Answer[R]]:
-        answers = [self._judge(wanted, entries) for wanted in sets]
-        if len({answer.parameters.id for answer in answers}) < len(answers):
-            _give_each_its_own(answers)
-        return answers
+    ) -> list[Answer[R] | "_Far[R]"]:
+        """In the connection's thread, which others wait for: what takes no time to speak of."""
+        chosen = [self._choose(wanted, entries) for wanted in sets]
+        if len({wanted.id for wanted, _ in chosen}) < len(chosen):
+            chosen = _each_its_own(chosen)
+        return [
+            self._judge(wanted, entry) if self._is_near(wanted, entry) else _Far(wanted, entry)
+            for wanted, entry in chosen
+        ]
 
-    def _resolve(self, batch: Sequence[Mapping[str, Any]], first: int) -> list[ParameterSet]:
+    def _judge_far(self, found: Sequence[Answer[R] | "_Far[R]"]) -> list[Answer[R] | "_Far[R]"]:
+        return [
+            self._judge(one.wanted, one.entry) if isinstance(one, _Far) else one for one in found
+        ]
+
+    def _is_near(self, wanted: ParameterSet, entry: Entry[R]) -> bool:
+        """Whether no large values are to be compared, and no file is far away."""
+        if entry.record is None:
+            return True
+        result, folder = entry.result, self._cache.folder
+        is_here = result.folder == folder.id and result.registered_path is None
+        return (
+            is_here and result.name is not None and folder.is_local and not is_heavy(wanted.values)
+        )
+
+    def _resolve(self, batch: Sequence[Wanted], first: int) -> list[ParameterSet]:
         resolved = []
         for position, params in enumerate(batch, first):
+            if isinstance(params, ParameterSet):
+                resolved.append(params)
+                continue
             try:
                 resolved.append(self._cache.identity.resolve(params))
             except ParamsError as error:
@@ -199,21 +232,29 @@ class Lookup(Generic[R]):
                 raise
         return resolved
 
-    def _judge(self, wanted: ParameterSet, entries: Mapping[str, Entry[R]]) -> Answer[R]:
-        """In a thread: compare the stored parameters, and look for the result."""
+    def _choose(
+        self, wanted: ParameterSet, entries: Mapping[str, Entry[R]]
+    ) -> tuple[ParameterSet, Entry[R]]:
+        """The set under the id that it is, or will be, stored under, and what there is."""
         entry = entries[wanted.id]
         if entry.record is None and wanted.id_2x is not None:
             older = entries[wanted.id_2x]
             # Ids of entropic 2 collide: only the parameters say whether it is the same run.
-            if older.record is not None and self._cache.ledger.conflict(wanted, older) is None:
-                wanted, entry = replace(wanted, id=wanted.id_2x), older
+            with contextlib.suppress(SchemaError):
+                if older.record is None or self._cache.ledger.conflict(wanted, older):
+                    return wanted, entry
+            return replace(wanted, id=wanted.id_2x), older  # or it cannot be read, which is told
+        return wanted, entry
+
+    def _judge(self, wanted: ParameterSet, entry: Entry[R]) -> Answer[R]:
+        """In a thread: compare the stored parameters, and look for the result."""
         if entry.record is None:
             return Answer(wanted, entry)
-        if conflict := self._cache.ledger.conflict(wanted, entry):
-            return Answer(wanted, entry, error=conflict)
         try:
+            if conflict := self._cache.ledger.conflict(wanted, entry):
+                return Answer(wanted, entry, error=conflict)
             path = locate(self._cache.folder, wanted.id, entry)
-        except ResultsDirError as error:
+        except (ResultsDirError, SchemaError) as error:  # of this one alone, not of its batch
             return Answer(wanted, entry, error=error)
         if path is None:
             return Answer(wanted, entry, is_unsettled=entry.is_claimed)
@@ -221,13 +262,30 @@ class Lookup(Generic[R]):
         return Answer(wanted, entry, entry.record)
 
 
-def _give_each_its_own(answers: Sequence[Answer[R]]) -> None:
+@dataclass(slots=True)
+class _Far(Generic[R]):
+    """What is yet to be judged, in a thread of its own."""
+
+    wanted: ParameterSet
+    entry: Entry[R]
+
+
+def _each_its_own(
+    chosen: Sequence[tuple[ParameterSet, Entry[R]]],
+) -> list[tuple[ParameterSet, Entry[R]]]:
     """Of a record that several have asked for, each gets one: it is theirs to change."""
     seen: set[str] = set()
-    for answer in answers:
-        if answer.record is not None and answer.parameters.id in seen:
-            answer.record = copied(answer.record)
-        seen.add(answer.parameters.id)
+    own = []
+    for wanted, entry in chosen:
+        is_taken = entry.record is not None and wanted.id in seen
+        seen.add(wanted.id)
+        own.append((wanted, _copy(entry) if is_taken else entry))
+    return own
+
+
+def _copy(entry: Entry[R]) -> Entry[R]:
+    assert entry.record is not None
+    return replace(entry, record=copied(entry.record))
 
 
 def locate(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
 from entropic.artifacts import Removal, ResultsFolder, find
-from entropic.errors import IdConflictError, ResultMissingError, ResultsDirError
+from entropic.errors import IdConflictError, ResultMissingError, ResultsDirError, SchemaError
 from entropic.identity import checked_id
 from entropic.leases import is_gone
 from entropic.ledger import Entry, Finished, Published, Result
@@ -72,7 +72,7 @@ class Rows(Generic[R]):
             answer = await self._lookup.one(params)
             if answer is None or answer.entry.record is None:
                 return False
-            if isinstance(answer.error, IdConflictError):
+            if isinstance(answer.error, IdConflictError | SchemaError):
                 raise answer.error
             id = answer.parameters.id
         id = checked_id(id)

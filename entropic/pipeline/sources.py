@@ -7,14 +7,18 @@ from typing import Any, Protocol
 from entropic._portal import CallerItems, take_slice
 from entropic._shield import to_the_end
 from entropic.errors import ParamsError
+from entropic.identity import ParameterSet
 
 Params = Mapping[str, Any]
+
+Wanted = Params | ParameterSet
+"""A parameter set as a user gives it, or as it has been looked up already."""
 
 
 class Source(Protocol):
     """An input, read only as far as it is needed."""
 
-    async def take(self, most: int) -> list[Params]:
+    async def take(self, most: int) -> list[Wanted]:
         """The next parameter sets, at most ``most``; an empty list at the end."""
         ...
 
@@ -24,10 +28,10 @@ class Source(Protocol):
 
 
 class _Items:
-    def __init__(self, items: Iterator[Params]) -> None:
+    def __init__(self, items: Iterator[Wanted]) -> None:
         self._items = items
 
-    async def take(self, most: int) -> list[Params]:
+    async def take(self, most: int) -> list[Wanted]:
         taken = take_slice(self._items, most)
         await asyncio.sleep(0)  # the loop's other tasks have their turn between two slices
         return taken
@@ -39,15 +43,15 @@ class _Items:
 class _AsyncItems:
     """Read by one task from its beginning to its end: some generators must not change theirs."""
 
-    def __init__(self, items: AsyncIterator[Params]) -> None:
+    def __init__(self, items: AsyncIterator[Wanted]) -> None:
         self._items = items
-        self._taken: list[Params] = []
+        self._taken: list[Wanted] = []
         self._wanted = 0
         self._is_wanted = asyncio.Event()
         self._has_come = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
 
-    async def take(self, most: int) -> list[Params]:
+    async def take(self, most: int) -> list[Wanted]:
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
             self._reading.add_done_callback(lambda _: self._has_come.set())
@@ -86,7 +90,7 @@ class _AsyncItems:
             self._has_come.set()
 
 
-def as_source(params: Iterable[Params] | AsyncIterable[Params] | Source) -> Source:
+def as_source(params: Iterable[Wanted] | AsyncIterable[Wanted] | Source) -> Source:
     """An input as a source.
 
     Raises:
