@@ -66,6 +66,7 @@ class Database:
         self._jitter = jitter
         self._engine: AsyncEngine | None = None
         self._closing: AsyncEngine | None = None
+        self._entries: list[sa.pool.ConnectionPoolEntry] = []
         self._listener: Session | None = None
         self._with_loop: AsyncGenerator[None, None] | None = None
         self._before_loop_ends: Callable[[], Coroutine[Any, Any, object]] | None = None
@@ -241,6 +242,7 @@ class Database:
     async def _open(self) -> None:
         self._engine = self.dialect.engine()
         sa.event.listen(self._engine.sync_engine, "handle_error", _keep_connection)
+        sa.event.listen(self._engine.sync_engine, "connect", self._note)
         try:
             for sessions in {self._readers, self._writers}:
                 sessions.give_back(await self._first_of(sessions))
@@ -300,7 +302,15 @@ class Database:
             await drop(listener)
         await closing.dispose()
         await self.dialect.aclose()
+        for entry in self._entries:
+            if entry.in_use:  # by nobody: it was lost on its way
+                entry.invalidate()
+        self._entries.clear()
         self._closing = None
+
+    def _note(self, _: object, entry: sa.pool.ConnectionPoolEntry) -> None:
+        """Remember a connection of the engine's: one that is lost is else told when it is found."""
+        self._entries = [*(known for known in self._entries if known.in_use), entry]
 
     @property
     def _opened(self) -> AsyncEngine:
