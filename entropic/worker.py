@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from entropic._shield import in_pool, to_the_end, undisturbed
@@ -100,6 +100,8 @@ class Outcome:
         traceback: The error's traceback as text.
         is_finished: Whether there is a result although there is an error: the runner ended well,
             and then the disk failed. What it wrote is still staged.
+        has_stage: Whether its staging folder was still there when it failed: one that was taken for
+            dead may have lost it.
     """
 
     started_at: float
@@ -109,6 +111,7 @@ class Outcome:
     error: Exception | None = None
     traceback: str | None = None
     is_finished: bool = False
+    has_stage: bool = True
 
 
 def is_async(runner: Runner) -> bool:
@@ -140,7 +143,7 @@ def run_job(job: Job, *, contain: bool = True) -> Outcome:
             raise _forgotten_await(returned)
         return _finish(job, clock)
     except Exception as error:
-        return clock.failed(error)
+        return replace(clock.failed(error), has_stage=os.path.isdir(job.stage.folder))
     except BaseException as error:
         if not contain or _is_ctrl_c(error):
             raise
@@ -182,7 +185,8 @@ async def run_job_async(
         finished: Outcome = await undisturbed(hop(_finish, job, clock))
         return finished
     except Exception as error:
-        return clock.failed(error)
+        has_stage = await undisturbed(hop(os.path.isdir, job.stage.folder))
+        return replace(clock.failed(error), has_stage=has_stage)
     except (SystemExit, KeyboardInterrupt) as error:
         if _is_ctrl_c(error):
             raise

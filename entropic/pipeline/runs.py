@@ -139,7 +139,7 @@ class Runs(Generic[R]):
     async def _failed(
         self, flight: Flight[Any], run: Run, outcome: Outcome, error: Exception
     ) -> Landed[R] | Failure | None:
-        if run.is_overtaken:
+        if run.is_overtaken or await undisturbed(self._holder.has_lost_claim(run)):
             await undisturbed(self._holder.give_back(run))
             return await self._holder.overtaken(flight, run)
         about = describe(self._cache.identity, run.parameters, error, outcome.traceback)
@@ -177,8 +177,8 @@ class Runs(Generic[R]):
                 if sealed is not None:
                     return sealed
             if outcome.error is not None:
-                # Paused past its lease, perhaps: its stage may have gone with that.
-                run.is_overtaken = await undisturbed(self._holder.has_lost_claim(run))
+                if not outcome.has_stage:  # paused past its lease, perhaps: then it is no failure
+                    run.is_overtaken = await undisturbed(self._holder.has_lost_claim(run))
                 if not run.is_overtaken and (run.is_last or not may_pass(outcome.error)):
                     flight.failing()
             return outcome
