@@ -324,6 +324,7 @@ def _finish(job: Job, clock: _Clock) -> Outcome:
 
 
 def _is_small(value: object) -> bool:
+    # Not identity's is_heavy: a worker loads no SQLAlchemy.
     if isinstance(value, str):
         return len(value) < _SHORT_TEXT
     return value is None or isinstance(value, bool | int | float)

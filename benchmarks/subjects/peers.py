@@ -1,5 +1,6 @@
 """The neighbours: joblib.Memory and diskcache, doing what one does with them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +15,37 @@ def simulate(n: int, dt: float) -> bytes:
 
 
 def joblib_cold(size: int) -> None:
-    cached = _memory()
+    _cold(_memory(), size)
+
+
+def joblib_hits(size: int) -> None:
+    _hits(_memory(), size)
+
+
+def diskcache_cold(size: int) -> None:
+    with diskcache.Cache("diskcache") as cache:
+        _cold(cache.memoize()(simulate), size)
+
+
+def diskcache_hits(size: int) -> None:
+    with diskcache.Cache("diskcache") as cache:
+        _hits(cache.memoize()(simulate), size)
+
+
+def _cold(cached: Callable[..., object], size: int) -> None:
     cached(n=-1, dt=0.5)
     with measured():
         for params in sets(size):
             cached(**params)
 
 
-def joblib_hits(size: int) -> None:
-    cached = _memory()
+def _hits(cached: Callable[..., object], size: int) -> None:
     params = list(sets(size))
     for each in params:
         cached(**each)
     with measured():
         for each in params:
             cached(**each)
-
-
-def diskcache_cold(size: int) -> None:
-    with diskcache.Cache("diskcache") as cache:
-        cached = cache.memoize()(simulate)
-        cached(n=-1, dt=0.5)
-        with measured():
-            for params in sets(size):
-                cached(**params)
-
-
-def diskcache_hits(size: int) -> None:
-    with diskcache.Cache("diskcache") as cache:
-        cached = cache.memoize()(simulate)
-        params = list(sets(size))
-        for each in params:
-            cached(**each)
-        with measured():
-            for each in params:
-                cached(**each)
 
 
 def _memory() -> Any:

@@ -185,11 +185,7 @@ class Pipeline(Generic[R]):
             EntropicError: It cannot be run, and is not stored.
         """
         answer = await self._lookup.quietly(params)
-        if answer.error is not None:
-            raise answer.error
-        if answer.record is not None:
-            _logger.info("hit %s", answer.parameters.id)
-        return answer.parameters, answer.record
+        return answer.parameters, _hit(answer)
 
     async def retrieve(self, params: Params) -> R | None:
         """The record of a parameter set; ``None`` on a miss."""
@@ -197,11 +193,7 @@ class Pipeline(Generic[R]):
         answer = await self._lookup.one(params, self._salvage.tidy)
         if answer is None or isinstance(answer.error, IdConflictError):
             return None
-        if answer.error is not None:
-            raise answer.error
-        if answer.record is not None:
-            _logger.info("hit %s", answer.parameters.id)
-        return answer.record
+        return _hit(answer)
 
     @property
     def is_inside_run(self) -> bool:
@@ -343,6 +335,15 @@ class Pipeline(Generic[R]):
             return landed
         # A record of one's own: it is the caller's to change.
         return Landed(copied(landed.record), None)
+
+
+def _hit(answer: Answer[R]) -> R | None:
+    """The record of what was looked up; raises where neither a hit nor a miss can be said."""
+    if answer.error is not None:
+        raise answer.error
+    if answer.record is not None:
+        _logger.info("hit %s", answer.parameters.id)
+    return answer.record
 
 
 def _nothing() -> None:

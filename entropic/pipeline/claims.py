@@ -149,7 +149,7 @@ class Claims(Generic[R]):
                 await self._returning.ask(owed)
 
     def linger(self, finished: int, last: int) -> float:
-        """Seconds that a commit waits for more runs: each costs as much as ten of them.
+        """Seconds that a commit waits for more runs to share it.
 
         Args:
             finished: How many runs wait to be stored.

@@ -193,8 +193,8 @@ class Holder(Generic[R]):
         if entry.record is None or entry.published < run.claim.token:
             # Overtaken: by a run that was deleted meanwhile, or by one that is still under way.
             return None
-        if entry.published == run.claim.token and entry.result.name is not None:
-            entry.record.__dict__["result_file"] = self._cache.folder.given(entry.result.name)
+        if entry.published == run.claim.token:
+            self._spell(entry.record, entry.result.name)
         return Landed(entry.record, finished.outcome.elapsed_seconds)
 
     async def give_back(self, run: Run, failure: dict[str, Any] | None = None) -> None:
@@ -240,8 +240,7 @@ class Holder(Generic[R]):
         entry = (await self._cache.ledger.look_up([run.parameters.id]))[run.parameters.id]
         if entry.record is None:
             return None
-        if entry.result.name is not None:
-            entry.record.__dict__["result_file"] = self._cache.folder.given(entry.result.name)
+        self._spell(entry.record, entry.result.name)
         return Landed(entry.record, None)
 
     async def leave(
@@ -323,6 +322,11 @@ class Holder(Generic[R]):
             return self._cache.identity.resolve(failure.params).digest == run.parameters.digest
         except EntropicError:  # large ones are not on record
             return False
+
+    def _spell(self, record: R, name: str | None) -> None:
+        """Give a record the path by which its result is found from here."""
+        if name is not None:
+            record.__dict__["result_file"] = self._cache.folder.given(name)
 
     def _release(self, run: Run) -> None:
         """Have its claim renewed no more: once, be it given back again where that was cut short."""

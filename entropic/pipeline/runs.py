@@ -12,10 +12,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
-from entropic.errors import (
-    Failure,
-    RunError,
-)
+from entropic.errors import Failure, RunError
 from entropic.identity import ParameterSet, is_heavy
 from entropic.leases import Flight
 from entropic.models import Base
