@@ -24,8 +24,9 @@ from entropic.ledger.entries import (
     State,
     is_fenced,
 )
+from entropic.ledger.reading import RowReader
 from entropic.ledger.statements import RESULT_COLUMNS, statements_for
-from entropic.models import RESERVED, Base, detached
+from entropic.models import Base, detached
 
 __all__ = [
     "Claim",
@@ -59,7 +60,7 @@ class Ledger(Generic[R]):
         self._identity = identity
         self._model = model
         self._class = record_class
-        self._names = (*RESERVED, *identity.parameters)
+        self._reader = RowReader(identity, record_class)
         self._statements = statements_for(database, identity)
 
     async def look_up(self, ids: Sequence[str]) -> dict[str, Entry[R]]:
@@ -70,7 +71,7 @@ class Ledger(Generic[R]):
         """
         keys = self._database.dialect.bind_keys(ids)
         rows = await self._database.read(self._statements.look_up, b_model=self._model, b_ids=keys)
-        return self._entries(rows)
+        return self._reader.entries(rows)
 
     async def look_up_and(
         self, ids: Sequence[str], function: Callable[[dict[str, Entry[R]]], T]
@@ -82,7 +83,7 @@ class Ledger(Generic[R]):
         """
         return await self._database.read_and(
             self._statements.look_up,
-            lambda rows: function(self._entries(rows)),
+            lambda rows: function(self._reader.entries(rows)),
             b_model=self._model,
             b_ids=self._database.dialect.bind_keys(ids),
         )
@@ -409,7 +410,7 @@ class Ledger(Generic[R]):
         self, transaction: Transaction, ids: Sequence[str]
     ) -> dict[str, Entry[R]]:
         keys = self._database.dialect.bind_keys(ids)
-        return self._entries(
+        return self._reader.entries(
             await transaction.fetch(self._statements.look_up, b_model=self._model, b_ids=keys)
         )
 
@@ -445,25 +446,6 @@ class Ledger(Generic[R]):
         await transaction.execute_many(self._statements.settle, settled)
         return done
 
-    def _entries(self, rows: Sequence[Sequence[Any]]) -> dict[str, Entry[R]]:
-        first, last = 1 + len(RESERVED), 1 + len(self._names)
-        entries = {}
-        for row in rows:
-            key, id = row[:2]
-            record = None
-            values: dict[str, Any] = {}
-            if id is not None:
-                record = detached(self._class, zip(self._names, row[1:last], strict=True))
-                values = dict(zip(self._names[len(RESERVED) :], row[first:last], strict=True))
-            token, published, is_claimed, *about = row[last:]
-            result = Result(*about)
-            if not _is_name(result.name, key):
-                result.name = None
-            entries[key] = Entry(
-                record, values, result, token or 0, published or 0, bool(is_claimed)
-            )
-        return entries
-
 
 def _unreadable(id: str, entry: Entry[Any]) -> SchemaError:
     return SchemaError(
@@ -477,16 +459,6 @@ def _told(error: object) -> dict[str, str]:
     found = error if isinstance(error, dict) else {}
     texts = {name: found.get(name) for name in ("params", "type", "message", "traceback")}
     return {name: text if isinstance(text, str) else "" for name, text in texts.items()}
-
-
-def _is_name(name: object, id: str) -> bool:
-    """Whether it can be the name of this run's result in its folder.
-
-    What has this name is replaced and removed, so none is believed that leads elsewhere.
-    """
-    if name is None:
-        return True
-    return isinstance(name, str) and name.startswith(id) and "/" not in name and "\0" not in name
 
 
 _RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)
