@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from entropic.executors.dask import Dask as Dask
     from entropic.grid import expand_grid as expand_grid
     from entropic.models import Base as Base
+    from entropic.models import Records as Records
     from entropic.progress import Progress as Progress
     from entropic.recovery import Recovered as Recovered
     from entropic.store import Store as Store
@@ -51,6 +52,7 @@ _HOMES = {
     "Dask": "entropic.executors.dask",
     "Mapped": "sqlalchemy.orm",
     "Progress": "entropic.progress",
+    "Records": "entropic.models",
     "Recovered": "entropic.recovery",
     "Store": "entropic.store",
     "expand_grid": "entropic.grid",

@@ -17,11 +17,12 @@ from operator import length_hint
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
+from entropic.async_queries import AsyncQueries
 from entropic.database.urls import async_url, masked
 from entropic.errors import Failure, ParamsError
 from entropic.executors import Executors, check_executor
 from entropic.identity import Identity
-from entropic.models import Base
+from entropic.models import Base, Records
 from entropic.opening import Opening, StoreSettings, lacking
 from entropic.pipeline import Params, RunOptions, Source, Wanted, as_source
 from entropic.progress import Meter, ProgressOption, make_meter
@@ -57,7 +58,7 @@ R = TypeVar("R", bound=Base)
 _AS_THE_STORE: Final = RunSettings()
 
 
-class AsyncStore(Generic[R]):
+class AsyncStore(AsyncQueries[R], Generic[R]):
     """A run cache: each distinct parameter set runs once, ever; after that, its row is given.
 
     A store opens at its first call, on the event loop that it is called from, and belongs to
@@ -248,7 +249,7 @@ class AsyncStore(Generic[R]):
         if params is None and hash is None:
             raise ParamsError("delete needs params or hash: which run is to go?")
         async with self._opening.using() as opened:
-            return await opened.pipeline.delete(params, hash, remove_file=remove_file)
+            return await opened.pipeline.deleter.delete(params, hash, remove_file=remove_file)
 
     async def register(
         self, params: Params, /, result_file: str | os.PathLike[str], **custom_data: Any
@@ -274,7 +275,7 @@ class AsyncStore(Generic[R]):
         checked = plain_custom_data(custom_data)
         path = result_path(result_file)
         async with self._opening.using() as opened:
-            return await opened.pipeline.register(params, path, checked)
+            return await opened.pipeline.registrar.register(params, path, checked)
 
     async def sweep(
         self,
@@ -288,7 +289,7 @@ class AsyncStore(Generic[R]):
         retries: int | None = None,
         timeout: float | None = None,
         progress: ProgressOption = False,
-    ) -> list[R]:
+    ) -> Records[R]:
         """Return the records of many parameter sets; run those that are not stored.
 
         Args:
@@ -308,7 +309,8 @@ class AsyncStore(Generic[R]):
                 case; a function gets a ``Progress`` each time that something has happened.
 
         Returns:
-            One record, detached, for each distinct set, in first-seen order.
+            One record, detached, for each distinct set, in first-seen order: a list that shows
+            itself as a table.
 
         Raises:
             SettingsError: An option cannot work; nothing was run.
@@ -366,9 +368,8 @@ class AsyncStore(Generic[R]):
             Exception: What ``sweep`` raises.
         """
         settings = RunSettings.of_call(client, executor, max_workers, retries, timeout)
-        return self._one_by_one(
-            self._call(params, custom_data, settings, on_error, progress, is_sweep=True)
-        )
+        call = self._call(params, custom_data, settings, on_error, progress, is_sweep=True)
+        return self._one_by_one(self._batches(call))
 
     async def failures(self) -> list[Failure]:
         """Return the failures on record: of runs that have not succeeded since.
@@ -450,26 +451,21 @@ class AsyncStore(Generic[R]):
             is_sweep,
         )
 
-    async def _collect(self, call: "_Call", *, force: bool = False) -> list[R]:
+    async def _collect(self, call: "_Call", *, force: bool = False) -> Records[R]:
         try:
             async with self._opening.using() as opened:
                 if call.is_sweep:
                     await opened.pipeline.tidy()
                 options = await call.options(opened.executors)
                 try:
-                    return await opened.pipeline.collect(
+                    records = await opened.pipeline.collect(
                         call.source, options, on_error=call.on_error, meter=call.meter, force=force
                     )
                 finally:
                     await opened.executors.release(options.executor)
         finally:
             call.meter.close()
-
-    async def _one_by_one(self, call: "_Call") -> AsyncGenerator[R, None]:
-        async with aclosing(self._batches(call)) as batches:
-            async for batch in batches:
-                for record in batch:
-                    yield record
+        return Records(records)
 
     async def _batches(self, call: "_Call") -> AsyncGenerator[list[R], None]:
         try:

@@ -23,6 +23,8 @@ from entropic.async_store import (
     warn_of_options,
 )
 from entropic.errors import Failure
+from entropic.models import Records
+from entropic.queries import Queries
 
 
 class _BehindStore(AsyncStore[R]):
@@ -39,7 +41,7 @@ class _BehindStore(AsyncStore[R]):
         return self._batches(self._call(*args, is_sweep=True))
 
 
-class Store(Generic[R]):
+class Store(Queries[R], Generic[R]):
     """A run cache: each distinct parameter set runs once, ever; after that, its row is given.
 
     A store opens at its first call. It may be used from several threads, inside a running event
@@ -181,7 +183,7 @@ class Store(Generic[R]):
         retries: int | None = None,
         timeout: float | None = None,
         progress: ProgressOption = False,
-    ) -> list[R]:
+    ) -> Records[R]:
         """Return the records of many parameter sets; run those that are not stored.
 
         Arguments, result and errors are those of ``AsyncStore.sweep``. An iterable is read on

@@ -1,6 +1,7 @@
 """Fixtures: a working directory for each test, and stores of every kind behind one face."""
 
 import asyncio
+import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -35,8 +36,8 @@ class SyncFace:
         return self._runner.run(work)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "as_completed":
-            return self._as_completed
+        if name in ("as_completed", "iter_find"):
+            return functools.partial(self._streamed, name)
         method = getattr(self.store, "aclose" if name == "close" else name)
         if not inspect.iscoroutinefunction(method):
             return method
@@ -46,8 +47,8 @@ class SyncFace:
 
         return call
 
-    def _as_completed(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        return self._one_by_one(self.store.as_completed(*args, **kwargs))
+    def _streamed(self, name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._one_by_one(getattr(self.store, name)(*args, **kwargs))
 
     def _one_by_one(self, records: AsyncGenerator[Any, None]) -> Iterator[Any]:
         async def step() -> Any:

@@ -73,10 +73,11 @@ class Driven:
     async def delete(self, parameters: ParameterSet, gone: Sequence[str] = ()) -> Any:
         """Delete a run."""
 
-        async def forget(entry: Entry[Any]) -> Result:
-            return entry.result
+        async def forget(entries: list[Entry[Any]]) -> list[Result]:
+            return [entry.result for entry in entries]
 
-        return await self.ledger.delete(parameters.id, forget, gone)
+        deleted = await self.ledger.delete([parameters.id], forget, gone)
+        return deleted[0] if deleted else None
 
     async def entry(self, parameters: ParameterSet) -> Any:
         """What there is."""

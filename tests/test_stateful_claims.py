@@ -151,9 +151,9 @@ class LedgersAgainstAModel(RuleBasedStateMachine):
         name = f"{run.parameters.id}.txt"
         return Published(f"./{name}", Result("here", name, digest=run.custom_data["content"]))
 
-    async def forget(self, entry: Entry[Point]) -> Result:
+    async def forget(self, entries: list[Entry[Point]]) -> list[Result]:
         """All that stays known of a deleted run is its name."""
-        return Result(folder=entry.result.folder, name=entry.result.name)
+        return [Result(folder=e.result.folder, name=e.result.name) for e in entries]
 
     def took(self, n: int, owner: str, lease: float) -> Granted:
         """The model's claim."""
@@ -297,8 +297,8 @@ class LedgersAgainstAModel(RuleBasedStateMachine):
         """The row goes; tokens stay, and so does a run that is under way."""
         it = self.of(n)
         gone = self.dead() if knows else []
-        entry = self.run(self.ledgers[who].delete(self.id(n), self.forget, gone))
-        assert (entry is not None) == (it.content is not None)
+        deleted = self.run(self.ledgers[who].delete([self.id(n)], self.forget, gone))
+        assert bool(deleted) == (it.content is not None)
         if it.content is None:
             return
         it.content = it.error = None

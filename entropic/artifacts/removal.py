@@ -27,10 +27,12 @@ class Removal:
         nonce: Of the cache.
 
     Attributes:
+        id: The run id.
         result: The path of the result, as its row gives it; ``None`` where there was none.
     """
 
     def __init__(self, staging: str, id: str, published: int, nonce: str) -> None:
+        self.id = id
         self.result: str | None = None
         self._aside = os.path.join(staging, f"{id}.{published}.{nonce}{_DELETED}")
         self._taken: list[tuple[str, str]] = []

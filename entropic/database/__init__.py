@@ -77,6 +77,10 @@ class Database:
         )
         if self.dialect.writers and not writes_only:
             self._readers = Sessions(self._connect, self.dialect.readers)
+        # Whole tables are read on a connection of their own: nobody else waits for that.
+        self._scanners = self._writers
+        if self.dialect.writers:
+            self._scanners = Sessions(self._connect, 1)
 
     def __repr__(self) -> str:
         return f"Database({masked(self.url)!r})"
@@ -142,9 +146,20 @@ class Database:
         )
 
     async def read_and(
-        self, statement: Statement, function: Callable[[list[Sequence[Any]]], T], **values: Any
+        self,
+        statement: Statement,
+        function: Callable[[list[Sequence[Any]]], T],
+        *,
+        is_long: bool = False,
+        **values: Any,
     ) -> T:
         """Run one reading statement and call a function with its typed rows, in a thread.
+
+        Args:
+            statement: The statement.
+            function: What to call.
+            is_long: Whether it may read the whole table.
+            values: What is bound in it.
 
         Raises:
             DatabaseBusyError: The database stayed locked for ``lock_timeout`` seconds.
@@ -155,7 +170,8 @@ class Database:
         def work(rows: list[Any]) -> T:
             return function(statement.rows(rows))
 
-        return await self._using(self._readers, lambda s: s.fetch_and(statement.sql, bound, work))
+        sessions = self._scanners if is_long else self._readers
+        return await self._using(sessions, lambda s: s.fetch_and(statement.sql, bound, work))
 
     async def read_sync(self, function: Callable[[sa.Connection], T]) -> T:
         """Run a reading function of a synchronous SQLAlchemy connection; for inspection.
@@ -295,7 +311,7 @@ class Database:
             return
         for left in self._waited_for:
             left.set()
-        for sessions in {self._readers, self._writers}:
+        for sessions in {self._readers, self._writers, self._scanners}:
             await sessions.aclose()
         listener, self._listener = self._listener, None
         if listener is not None:

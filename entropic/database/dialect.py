@@ -189,6 +189,10 @@ class Dialect(Protocol):
         """A value as SQL text, for a column's default: what binding it would store."""
         ...
 
+    def by_code_points(self, text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """A text, to be compared and ordered by its code points."""
+        ...
+
     def insert(self, table: sa.FromClause) -> Any:
         """An insert that can also update, or do nothing, on a conflict."""
         ...

@@ -310,6 +310,11 @@ class PostgreSQL:
         return _quoted(_text(value if process is None else process(value)))
 
     @staticmethod
+    def by_code_points(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """A text in the order of its code points, whatever the database's collation."""
+        return sa.collate(text, "C")
+
+    @staticmethod
     def insert(table: Any) -> Any:
         """An insert that can also update, or do nothing, on a conflict."""
         return postgresql.insert(table)

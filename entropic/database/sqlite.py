@@ -1,7 +1,6 @@
 """SQLite through aiosqlite: pragmas, lists of keys, and what its errors mean."""
 
 import asyncio
-import functools
 import json
 import math
 import os
@@ -279,7 +278,12 @@ class SQLite:
         (path,), options = aiosqlite_dialect.dialect().create_connect_args(self.url)
         options.update(timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None)
 
-        connection = _Connection(functools.partial(sqlite3.connect, path, **options), 64)
+        def connect() -> sqlite3.Connection:
+            made = sqlite3.connect(path, **options)
+            made.execute("PRAGMA case_sensitive_like = ON")  # as it is on other databases
+            return made
+
+        connection = _Connection(connect, 64)
         self._connections = [one for one in self._connections if not one.is_closed]
         self._connections.append(connection)
         try:
@@ -349,6 +353,11 @@ class SQLite:
         if isinstance(bound, float) and math.isinf(bound):
             return "9e999" if bound > 0 else "-9e999"
         return repr(int(bound) if isinstance(bound, bool) else bound)
+
+    @staticmethod
+    def by_code_points(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """A text as it is: SQLite compares the bytes of UTF-8, which have the same order."""
+        return text
 
     @staticmethod
     def insert(table: Any) -> Any:

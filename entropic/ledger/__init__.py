@@ -15,6 +15,7 @@ from entropic._shield import in_own_thread
 from entropic.database import Begin, Database, Transaction
 from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError, SchemaError
 from entropic.identity import Identity, ParameterSet, is_heavy, shortened
+from entropic.ledger.conditions import OrderBy, Where
 from entropic.ledger.entries import (
     Claim,
     Entry,
@@ -23,7 +24,9 @@ from entropic.ledger.entries import (
     Result,
     State,
     is_fenced,
+    of_record,
 )
+from entropic.ledger.queries import Queries
 from entropic.ledger.reading import RowReader
 from entropic.ledger.statements import RESULT_COLUMNS, statements_for
 from entropic.models import Base, detached
@@ -33,10 +36,13 @@ __all__ = [
     "Entry",
     "Finished",
     "Ledger",
+    "OrderBy",
     "Published",
     "Result",
     "State",
+    "Where",
     "is_fenced",
+    "of_record",
 ]
 
 R = TypeVar("R", bound=Base)
@@ -51,6 +57,10 @@ class Ledger(Generic[R]):
         database: The open database.
         identity: The model's rules in it.
         model: The model's name in the side tables.
+        record_class: What records are made of.
+
+    Attributes:
+        queries: Asks for rows by what they hold.
     """
 
     def __init__(
@@ -62,6 +72,7 @@ class Ledger(Generic[R]):
         self._class = record_class
         self._reader = RowReader(identity, record_class)
         self._statements = statements_for(database, identity)
+        self.queries = Queries(database, identity, model, self._reader)
 
     async def look_up(self, ids: Sequence[str]) -> dict[str, Entry[R]]:
         """What there is under each of these ids; every id is in the answer.
@@ -302,47 +313,58 @@ class Ledger(Generic[R]):
 
     async def delete(
         self,
-        id: str,
-        forget: Callable[[Entry[R]], Awaitable[Result]],
+        ids: Sequence[str],
+        forget: Callable[[list[Entry[R]]], Awaitable[list[Result]]],
         gone: Sequence[str] = (),
         restore: Callable[[], Awaitable[object]] | None = None,
-    ) -> Entry[R] | None:
-        """Remove a row; its tokens stay behind, so that nothing staged before comes back.
+        where: Sequence[Where] = (),
+    ) -> list[Entry[R]]:
+        """Remove rows, all in one transaction; their tokens stay behind.
+
+        So nothing that was staged before comes back.
 
         Args:
-            id: The run id.
-            forget: Called under the write lock. It takes the result away, if that is asked for,
-                and says what stays known: the folder, and the name that is the run's own there.
+            ids: The run ids.
+            forget: Called under the write lock. It takes the results away, if that is asked for,
+                and says what stays known of each: the folder, and the name that is the run's own
+                there.
             gone: Owners that are known to be dead: theirs are not under way any more.
-            restore: Called where the row cannot be removed after all: takes back what ``forget``
+            restore: Called where the rows cannot be removed after all: takes back what ``forget``
                 has done.
+            where: Conditions that a row is still to meet.
 
         Returns:
-            What was there; ``None`` if there was no row.
+            What was there.
 
         Raises:
+            ParamsError: A condition is none.
             DatabaseError: The database failed; no row is removed.
         """
+        ordered = sorted(ids)
         dead = self._database.dialect.bind_keys(gone)
 
-        async def work(transaction: Transaction) -> Entry[R] | None:
-            await self._hold(transaction, [id])
-            entry = (await self._entries_in(transaction, [id]))[id]
-            if entry.record is None:
-                return None
-            # First: a database that cannot be written says so before the result is gone.
-            await transaction.fetch(self._statements.delete, b_id=id)
+        async def work(transaction: Transaction) -> list[Entry[R]]:
+            await self._hold(transaction, ordered)
+            entries = await self._there(transaction, ordered, where)
+            if not entries:
+                return []
+            # First: a database that cannot be written says so before a result is gone.
+            keys = self._database.dialect.bind_keys([of_record(e).id for e in entries])
+            await transaction.fetch(self._statements.delete, b_ids=keys)
             transaction.go_on()
-            result = await forget(entry)
-            await transaction.fetch(
-                self._statements.bury,
-                b_model=self._model,
-                b_id=id,
-                b_folder=result.folder,
-                b_result_name=result.name,
-                b_gone=dead,
-            )
-            return entry
+            results = await forget(entries)
+            buried = [
+                {
+                    "b_model": self._model,
+                    "b_id": of_record(entry).id,
+                    "b_folder": result.folder,
+                    "b_result_name": result.name,
+                    "b_gone": dead,
+                }
+                for entry, result in zip(entries, results, strict=True)
+            ]
+            await transaction.execute_many(self._statements.bury, buried)
+            return entries
 
         return await self._database.write(work, Begin.PUBLISHING, undo=restore, tell=self._model)
 
@@ -413,6 +435,14 @@ class Ledger(Generic[R]):
         return self._reader.entries(
             await transaction.fetch(self._statements.look_up, b_model=self._model, b_ids=keys)
         )
+
+    async def _there(
+        self, transaction: Transaction, ids: Sequence[str], where: Sequence[Where]
+    ) -> list[Entry[R]]:
+        if where:
+            return await self.queries.among_in(transaction, ids, where)
+        entries = await self._entries_in(transaction, ids)
+        return [entry for entry in entries.values() if entry.record is not None]
 
     async def _store(
         self,

@@ -122,6 +122,12 @@ class Published:
     result: Result
 
 
+def of_record(entry: Entry[R]) -> R:
+    """The record of an entry that has one."""
+    assert entry.record is not None
+    return entry.record
+
+
 def is_fenced(entry: Entry[Any], token: int) -> bool:
     """Whether a later owner has taken the run over, so that this one comes too late.
 

@@ -73,6 +73,29 @@ class Statements:
         )
         return sa.select(key, *row_columns, *about_columns).select_from(joined)
 
+    def found(self, model: str) -> sa.Select[Any]:
+        """What ``look_up`` gives of a row that is there, of all rows."""
+        id = self._columns["id"]
+        is_its = (RUN.model == sa.literal(model, sa.String())) & (RUN.id == id)
+        about = (RUN.token, RUN.published, self._is_live, *RESULT_COLUMNS)
+        rows = sa.select(id.label("key"), *self._columns.values(), *about)
+        return rows.select_from(self._table.outerjoin(runs_table, is_its))
+
+    def some(self, *names: str) -> sa.Select[Any]:
+        """Some columns of all rows; without any, their number."""
+        if not names:
+            return sa.select(sa.func.count()).select_from(self._table)
+        return sa.select(*(self._columns[name] for name in names))
+
+    @property
+    def is_asked(self) -> sa.ColumnElement[bool]:
+        """Whether a row has one of the ids that are bound."""
+        return self._dialect.is_among(self._columns["id"], "b_ids")
+
+    def compiled(self, select: sa.Select[Any]) -> Statement:
+        """A statement that is run once or twice."""
+        return Statement(select, self._compiler, self._dialect)
+
     @_compiled
     def states(self) -> Any:
         """How it is with each run that has bookkeeping."""
@@ -202,8 +225,8 @@ class Statements:
 
     @_compiled
     def delete(self) -> Any:
-        """A row goes."""
-        return sa.delete(self._table).where(self._table.c.id == _bound("b_id"))
+        """Some rows go."""
+        return sa.delete(self._table).where(self.is_asked)
 
     @_compiled
     def bury(self) -> Any:

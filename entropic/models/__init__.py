@@ -31,6 +31,8 @@ from sqlalchemy.orm import (
 from sqlalchemy.orm.exc import UnmappedClassError
 
 from entropic.errors import ModelError
+from entropic.models.custom import CustomOrder, CustomValue
+from entropic.models.records import NotLoaded, Records, html_of, line_of
 from entropic.models.side_tables import columns_table, models_table, runs_table, side_tables
 from entropic.models.types import (
     EnumValue,
@@ -48,6 +50,8 @@ from entropic.models.types import (
 __all__ = [
     "RESERVED",
     "Base",
+    "CustomOrder",
+    "CustomValue",
     "EnumValue",
     "ExactDecimal",
     "JsonText",
@@ -55,6 +59,7 @@ __all__ = [
     "Parameter",
     "PathText",
     "PlainJson",
+    "Records",
     "UtcDateTime",
     "as_utc",
     "columns_table",
@@ -138,18 +143,42 @@ class Base(DeclarativeBase):
             if isinstance(kind, sa.DateTime) and kind.timezone and not hasattr(kind, "precision"):
                 column.type = UtcDateTime()
 
-    def __repr__(self) -> str:
-        columns = _columns(sa.inspect(type(self)))
-        shown = ("id", *(name for name in columns if name not in RESERVED), "result_file")
-        fields = ", ".join(f"{name}={self._shown(name)}" for name in shown)
-        return f"{type(self).__name__}({fields})"
+    @staticmethod
+    def custom(key: str) -> CustomValue:
+        """What ``custom_data`` has under a key, for a condition of ``find``.
 
-    def _shown(self, name: str) -> str:
+        It can be compared with a text, a number, a bool or ``None``, by the operators and by
+        ``in_``, ``not_in``, ``is_``, ``is_not``, ``startswith`` and ``contains``; and ordered by.
+        What is of another kind than the value that it is compared with does not match.
+
+        Args:
+            key: The key, taken literally.
+
+        Returns:
+            It, as an expression of any model's rows: ``Base.custom("git_sha") == "abc123"``.
+
+        Raises:
+            ParamsError: The key is no text; or, where it is compared, the value is none of these.
+        """
+        return CustomValue(key)
+
+    def __repr__(self) -> str:
+        return line_of(type(self).__name__, self._fields())
+
+    def _repr_html_(self) -> str:
+        return html_of(type(self).__name__, self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        """What is shown of it."""
+        columns = _columns(sa.inspect(type(self)))
+        names = ("id", *(name for name in columns if name not in RESERVED), "result_file")
+        return {name: self._loaded(name) for name in names}
+
+    def _loaded(self, name: str) -> Any:
         # Not by getattr: it would ask the database for what was not loaded, or raise.
         if name not in self.__dict__ and sa.inspect(self).has_identity:
-            return "<not loaded>"
-        text = repr(self.__dict__.get(name))
-        return text if len(text) <= 200 else f"{text[:197]}..."
+            return NotLoaded()
+        return self.__dict__.get(name)
 
 
 @sa.event.listens_for(Base, "resolve_type_annotation")

@@ -209,6 +209,10 @@ class EnumValue(sa.TypeDecorator[enum.Enum]):
     def __repr__(self) -> str:
         return f"EnumValue({self.enum_class.__name__})"
 
+    def texts(self, member: enum.Enum) -> list[str]:
+        """All that a row may have for a member."""
+        return [text for text, of in self._members.items() if of is member]
+
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
         # A text in a query of the user's own is a value, a name or a pattern.
         member = self._members.get(value) if type(value) is str else value

@@ -7,8 +7,7 @@ who runs it among this store's requests, and what a forced one waits for, is dec
 import asyncio
 import functools
 import logging
-import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
@@ -27,11 +26,13 @@ from entropic.ledger import Ledger
 from entropic.models import Base, copied
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claimant, Claims
+from entropic.pipeline.deleting import Deleter
+from entropic.pipeline.finding import Finder
 from entropic.pipeline.holding import Holder, Landed, RunOptions
 from entropic.pipeline.lookup import Answer, Lookup
 from entropic.pipeline.publishing import Publisher
+from entropic.pipeline.registering import Registrar
 from entropic.pipeline.request import Request
-from entropic.pipeline.rows import Rows
 from entropic.pipeline.runs import Runs
 from entropic.pipeline.salvage import Salvage
 from entropic.pipeline.sources import Params, Source, Wanted, as_source
@@ -62,6 +63,11 @@ class Pipeline(Generic[R]):
         nonce: Names this cache among those of the process and of the folder.
         claimant: How this store claims runs.
         checksum: Whether results get a digest.
+
+    Attributes:
+        registrar: Stores rows for results that were made elsewhere.
+        deleter: Removes rows.
+        finder: Gives rows by what they hold.
     """
 
     def __init__(
@@ -90,7 +96,9 @@ class Pipeline(Generic[R]):
         self._publisher = publisher = Publisher(cache, claims.linger)
         rescuer = replace(claimant, owner=new_owner(), heartbeat=None)
         self._salvage = Salvage(cache, claims, rescuer, publisher)
-        self._rows = Rows(cache, self._lookup, claims, self._salvage)
+        self.registrar = Registrar(cache, self._lookup)
+        self.deleter = Deleter(cache, self._lookup, claims, self._salvage)
+        self.finder = Finder(cache, self.deleter)
         self._holder = Holder(cache, claims, publisher, self._salvage, owner=claimant.owner)
         self._runs = Runs(
             runner, cache, self._holder, publisher, claimant=claimant, checksum=checksum
@@ -190,7 +198,7 @@ class Pipeline(Generic[R]):
     async def retrieve(self, params: Params) -> R | None:
         """The record of a parameter set; ``None`` on a miss."""
         # Perhaps a re-run was killed between the two, be it long ago: its result is recovered.
-        answer = await self._lookup.one(params, self._salvage.tidy)
+        answer = await self._lookup.one(params, lambda id: self._salvage.tidy([id]))
         if answer is None or isinstance(answer.error, IdConflictError):
             return None
         return _hit(answer)
@@ -204,16 +212,6 @@ class Pipeline(Generic[R]):
     async def failures(self) -> list[Failure]:
         """The failures on record, by run id."""
         return await self._cache.ledger.failures()
-
-    async def register(
-        self, params: Params, result_file: str | os.PathLike[str], custom_data: Mapping[str, Any]
-    ) -> R:
-        """Store a row for a result that was made elsewhere."""
-        return await self._rows.register(params, result_file, custom_data)
-
-    async def delete(self, params: Params | None, id: str | None, *, remove_file: bool) -> bool:
-        """Remove a row, and its result if that is asked for; whether there was one."""
-        return await self._rows.delete(params, id, remove_file=remove_file)
 
     async def recover(self) -> Recovered:
         """Store what others have finished and left, discard what they have not; find strays."""

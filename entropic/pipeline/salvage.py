@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
@@ -75,11 +75,11 @@ class Salvage(Generic[R]):
         paths = tuple(self._cache.folder.given(name) for name in strays)
         return Recovered(tuple(published), tuple(dict.fromkeys(discarded)), paths)
 
-    async def tidy(self, only: str | None = None) -> bool:
+    async def tidy(self, only: Collection[str] | None = None) -> bool:
         """The same, on the way to something else: what keeps it from it is no failure of that.
 
         Args:
-            only: The id of the run that alone is looked at; ``None`` for all.
+            only: The ids of the runs that alone are looked at; ``None`` for all.
 
         Returns:
             Whether anything finished had been left: it is stored now, by this store or another.
@@ -139,11 +139,13 @@ class Salvage(Generic[R]):
             parameters, claim.token, sidecar.custom_data, stage, outcome, may_have_name=True
         )
 
-    async def _clear(self, only: str | None = None) -> tuple[list[str], list[str], bool]:
+    async def _clear(
+        self, only: Collection[str] | None = None
+    ) -> tuple[list[str], list[str], bool]:
         """Publish and store what owners that are gone have finished; discard what they have not.
 
         Args:
-            only: The id of the run that alone is looked at; ``None`` for all.
+            only: The ids of the runs that alone are looked at; ``None`` for all.
 
         Returns:
             The ids of what was stored, and of what was discarded; whether anything finished had
@@ -155,7 +157,7 @@ class Salvage(Generic[R]):
         """
         await self._end_deletions(only)
         staged = await self._cache.threads.run(self._cache.folder.staged, self._cache.nonce)
-        staged = [stage for stage in staged if only in (None, stage[0])]
+        staged = [stage for stage in staged if only is None or stage[0] in only]
         if not staged:
             return [], [], False
         await self._runs.give_back_owed()
@@ -206,11 +208,11 @@ class Salvage(Generic[R]):
             await self._claims.give_back([(id, claim.token, None) for id, claim in claims.items()])
         return fenced
 
-    async def _end_deletions(self, only: str | None) -> None:
+    async def _end_deletions(self, only: Collection[str] | None) -> None:
         """Remove what owners that are gone have deleted; put back what they were still about to."""
         folder = self._cache.folder
         found = await self._cache.threads.run(folder.removed, self._cache.nonce, self._patience)
-        removed = [one for one in found if only in (None, one.id)]
+        removed = [one for one in found if only is None or one.id in only]
         for start in range(0, len(removed), BATCH):
             part = removed[start : start + BATCH]
             entries = await self._cache.ledger.look_up([one.id for one in part])

@@ -1,19 +1,18 @@
-"""Single rows: those that a user registers, and those that are to go."""
+"""Rows that are to go, their results with them if that is asked for."""
 
 import asyncio
-import errno
 import functools
 import logging
 import os
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
-from entropic.artifacts import Removal, ResultsFolder, find
-from entropic.errors import IdConflictError, ResultMissingError, ResultsDirError, SchemaError
+from entropic.artifacts import Removal, ResultsFolder
+from entropic.errors import IdConflictError, ResultsDirError, SchemaError
 from entropic.identity import checked_id
 from entropic.leases import is_gone
-from entropic.ledger import Entry, Finished, Published, Result
+from entropic.ledger import Entry, Result, Where, of_record
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claims
@@ -27,43 +26,23 @@ R = TypeVar("R", bound=Base)
 _logger = logging.getLogger("entropic")
 
 
-class Rows(Generic[R]):
-    """Registers and deletes.
+class Deleter(Generic[R]):
+    """Deletes.
 
     Args:
-        cache: What is registered and deleted in.
+        cache: What is deleted in.
         lookup: Finds what is stored.
         claims: Of this store.
         salvage: Discards what was staged of what is deleted.
     """
 
     def __init__(
-        self,
-        cache: Cache[R],
-        lookup: Lookup[R],
-        claims: Claims[R],
-        salvage: Salvage[R],
+        self, cache: Cache[R], lookup: Lookup[R], claims: Claims[R], salvage: Salvage[R]
     ) -> None:
         self._cache = cache
         self._lookup = lookup
         self._claims = claims
         self._salvage = salvage
-
-    async def register(
-        self, params: Params, result_file: str | os.PathLike[str], custom_data: Mapping[str, Any]
-    ) -> R:
-        """Store a row for a result that was made elsewhere."""
-        (parameters,) = await self._lookup.resolve([params])
-        published = await self._cache.threads.run(_registered, os.fspath(result_file))
-        (answer,) = await self._lookup.answer([parameters])
-        parameters = answer.parameters
-        stored = await self._cache.threads.run(self._cache.identity.stored, parameters.values)
-        entry = await self._cache.ledger.register(
-            Finished(parameters, stored, 0, custom_data), published
-        )
-        _logger.info("registered %s as %s", published.path, parameters.id)
-        assert entry.record is not None
-        return entry.record
 
     async def delete(self, params: Params | None, id: str | None, *, remove_file: bool) -> bool:
         """Remove a row, and its result if that is asked for; whether there was one."""
@@ -75,54 +54,80 @@ class Rows(Generic[R]):
             if isinstance(answer.error, IdConflictError | SchemaError):
                 raise answer.error
             id = answer.parameters.id
-        id = checked_id(id)
+        return bool(await self.delete_some([checked_id(id)], remove_file=remove_file))
+
+    async def delete_some(
+        self, ids: Sequence[str], where: Sequence[Where] = (), *, remove_file: bool
+    ) -> list[str]:
+        """Remove rows, all in one transaction; the ids of those that there were.
+
+        Args:
+            ids: The run ids.
+            where: Conditions that a row is still to meet.
+            remove_file: Whether to remove the results, too.
+        """
         removals: list[Removal] = []
-        gone = await self._gone(id)
+        gone = await self._gone(ids)
         try:
-            entry = await self._cache.ledger.delete(
-                id,
+            entries = await self._cache.ledger.delete(
+                ids,
                 functools.partial(self._forget, removals=removals if remove_file else None),
                 gone,
                 functools.partial(self._cache.threads.run, _put_back, removals),
+                where,
             )
         except asyncio.CancelledError:
             # The transaction has ended all the same: what was not put back is nobody's any more.
             for removal in removals:
                 await undisturbed(self._cache.threads.submit(_finish, removal))
             raise
-        if entry is None:
-            return False
-        _logger.info("deleted the row of %s", id)
+        deleted = [of_record(entry).id for entry in entries]
+        for id in deleted:
+            _logger.info("deleted the row of %s", id)
+        await to_the_end(self._finish(removals))
+        if deleted:
+            await self._salvage.tidy(frozenset(deleted))
+        return deleted
+
+    async def _finish(self, removals: Sequence[Removal]) -> None:
         for removal in removals:
-            await to_the_end(self._cache.threads.submit(_finish, removal))
+            await self._cache.threads.run(_finish, removal)
             if removal.result is not None:
-                _logger.info("deleted the result of %s (%s)", id, removal.result)
-        await self._salvage.tidy(id)
-        return True
+                _logger.info("deleted the result of %s (%s)", removal.id, removal.result)
 
-    async def _gone(self, id: str) -> list[str]:
-        """The owner of a run, where it is known to be dead: it has none under way."""
+    async def _gone(self, ids: Sequence[str]) -> list[str]:
+        """The owners of runs that are known to be dead: they have none under way."""
         await self._claims.give_back_owed()  # nor has this store, of those that have ended
-        owner = (await self._cache.ledger.states([id]))[id].owner
-        return [owner] if owner is not None and is_gone(owner) else []
+        states = (await self._cache.ledger.states(ids)).values()
+        owners = {state.owner for state in states if state.owner is not None}
+        return [owner for owner in owners if is_gone(owner)]
 
-    async def _forget(self, entry: Entry[R], *, removals: list[Removal] | None) -> Result:
-        """Under the write lock, so that no run is published meanwhile: what stays of a run.
+    async def _forget(
+        self, entries: Sequence[Entry[R]], *, removals: list[Removal] | None
+    ) -> list[Result]:
+        """Under the write lock, so that no run is published meanwhile: what stays of each run.
 
         That is the name that is its own, except where its result is removed: another database may
         publish under that name from then on. It is only renamed here: to remove it may take long.
 
         Args:
-            entry: What is stored of it.
+            entries: What is stored of them.
             removals: Takes what there is to remove, if that is asked for.
         """
-        assert entry.record is not None
-        id = entry.record.id
+        return await self._cache.threads.run(self._forget_each, entries, removals)
+
+    def _forget_each(
+        self, entries: Sequence[Entry[R]], removals: list[Removal] | None
+    ) -> list[Result]:
+        return [self._forgotten(entry, removals) for entry in entries]
+
+    def _forgotten(self, entry: Entry[R], removals: list[Removal] | None) -> Result:
+        id = of_record(entry).id
         name = own_name(self._cache.folder, id, entry)
         if removals is not None:
-            removals.append(self._cache.folder.removal(id, entry.published, self._cache.nonce))
-            take = self._take_out
-            removals[-1].result = await self._cache.threads.run(take, removals[-1], id, name, entry)
+            removal = self._cache.folder.removal(id, entry.published, self._cache.nonce)
+            removals.append(removal)
+            removal.result = self._take_out(removal, id, name, entry)
             if entry.result.registered_path is None:
                 return Result()
         return entry.result if name is None else Result(folder=self._cache.folder.id, name=name)
@@ -171,15 +176,3 @@ def _finish(removal: Removal) -> None:
         removal.finish()
     except OSError:
         _logger.warning("a result could not be removed; it is out of the way", exc_info=True)
-
-
-def _registered(path: str) -> Published:
-    """In a thread: the result that a user made, as it is now."""
-    if not os.path.lexists(path):
-        raise FileNotFoundError(
-            errno.ENOENT, "there is no result file to register; write it first", path
-        )
-    found = find(path)
-    if found is None:
-        raise ResultMissingError(f"the result to register, {path!r}, is empty or cannot be read")
-    return Published(path, Result(registered_path=os.path.abspath(path), size=found.size))

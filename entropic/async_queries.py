@@ -1,0 +1,181 @@
+"""What both stores can be asked about what is stored; nothing is run here."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from entropic.errors import ParamsError
+from entropic.ledger import OrderBy, Where
+from entropic.models import Base, Records
+from entropic.opening import Opening
+from entropic.settings import check_count
+
+R = TypeVar("R", bound=Base)
+
+
+class AsyncQueries(Generic[R]):
+    """The methods of ``AsyncStore`` that look into what is stored."""
+
+    _opening: Opening[R]
+
+    async def find(
+        self,
+        *where: Where,
+        order_by: OrderBy = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> Records[R]:
+        """Return the stored records that meet all of some conditions.
+
+        They come as they are stored: nobody looks whether their results are there.
+
+        Args:
+            where: Expressions on the model (``SimResult.dt < 0.01``), on custom data
+                (``Base.custom("git_sha") == "abc123"``), and dicts of values that are to be equal
+                (``{"n": 100}``), as they are where a set is run. Without any, all records.
+            order_by: A column of the model, its name (``"dt"``; ``"-dt"`` for the largest first),
+                what ``asc()`` or ``desc()`` make of it or of custom data, or a list of these.
+                By default the oldest come first. ``None`` comes before all other values.
+            limit: How many at most.
+            offset: How many of the first to leave out.
+
+        Returns:
+            A list of the records, detached, which shows itself as a table.
+
+        Raises:
+            ParamsError: A condition or the order speaks of what the model does not have.
+            SettingsError: ``limit`` or ``offset`` is no whole number, 0 or more.
+            DatabaseError: The database failed.
+        """
+        _check(limit, offset)
+        async with self._opening.using() as opened:
+            return await opened.pipeline.finder.find(where, order_by, limit, offset)
+
+    async def first(self, *where: Where, order_by: OrderBy = None) -> R | None:
+        """Return the first stored record that meets all of some conditions.
+
+        Args:
+            where: As of ``find``.
+            order_by: As of ``find``.
+
+        Returns:
+            The record, detached; ``None`` where there is none.
+
+        Raises:
+            ParamsError: A condition or the order speaks of what the model does not have.
+            DatabaseError: The database failed.
+        """
+        found = await self.find(*where, order_by=order_by, limit=1)
+        return found[0] if found else None
+
+    async def count(self, *where: Where) -> int:
+        """Return how many stored records meet all of some conditions.
+
+        Args:
+            where: As of ``find``.
+
+        Returns:
+            Their number.
+
+        Raises:
+            ParamsError: A condition speaks of what the model does not have.
+            DatabaseError: The database failed.
+        """
+        async with self._opening.using() as opened:
+            return await opened.pipeline.finder.count(where)
+
+    def iter_find(
+        self,
+        *where: Where,
+        order_by: OrderBy = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> AsyncGenerator[R, None]:
+        """Yield the stored records that meet all of some conditions, a few hundred at a time.
+
+        Of those to come, only the ids are kept in memory. What is stored meanwhile is not among
+        them, and what is deleted meanwhile is left out.
+
+        Args:
+            where: As of ``find``.
+            order_by: As of ``find``.
+            limit: As of ``find``.
+            offset: As of ``find``.
+
+        Yields:
+            The records, detached, in order.
+
+        Raises:
+            ParamsError: A condition or the order speaks of what the model does not have.
+            SettingsError: ``limit`` or ``offset`` is no whole number, 0 or more.
+            DatabaseError: The database failed.
+        """
+        return self._one_by_one(self._pages(where, order_by, limit, offset))
+
+    @overload
+    async def delete_where(
+        self, *where: Where, remove_file: bool = False, dry_run: Literal[False] = False
+    ) -> int: ...
+
+    @overload
+    async def delete_where(
+        self, *where: Where, remove_file: bool = False, dry_run: Literal[True]
+    ) -> Records[R]: ...
+
+    async def delete_where(
+        self, *where: Where, remove_file: bool = False, dry_run: bool = False
+    ) -> int | Records[R]:
+        """Remove the stored runs that meet all of some conditions.
+
+        They go a hundred at a time, each hundred in one step. One that meets the conditions no
+        longer when its turn comes, as it was run again meanwhile, stays.
+
+        Args:
+            where: As of ``find``; at least one. ``sqlalchemy.true()`` is met by all.
+            remove_file: Whether to remove the results from the disk, too, registered ones
+                included. One that is gone already is no error.
+            dry_run: Whether to remove nothing, and return what would go.
+
+        Returns:
+            How many rows were removed; the records, with ``dry_run``.
+
+        Raises:
+            ParamsError: There is no condition, or one speaks of what the model does not have;
+                nothing was removed.
+            ResultsDirError: A result could not be removed; it and its row stay.
+            DatabaseError: The database failed; what was removed before stays so.
+        """
+        if not where:
+            raise ParamsError(
+                "delete_where needs a condition: which runs are to go? sqlalchemy.true() is all"
+            )
+        if dry_run:
+            return await self.find(*where)
+        async with self._opening.using() as opened:
+            return await opened.pipeline.finder.delete(where, remove_file=remove_file)
+
+    def _pages(
+        self, where: Sequence[Where], order_by: OrderBy, limit: int | None, offset: int | None
+    ) -> AsyncGenerator[list[R], None]:
+        """What ``iter_find`` yields, as many at once as are read together."""
+        _check(limit, offset)
+        return self._found(where, order_by, limit, offset)
+
+    async def _found(self, *asked: Any) -> AsyncGenerator[list[R], None]:
+        # No call that a closing store waits for: nobody can tell when the next record is taken.
+        opened = await self._opening.opened()
+        async with aclosing(opened.pipeline.finder.pages(*asked)) as pages:
+            async for page in pages:
+                yield page
+
+    @staticmethod
+    async def _one_by_one(batches: AsyncGenerator[list[R], None]) -> AsyncGenerator[R, None]:
+        async with aclosing(batches):
+            async for batch in batches:
+                for record in batch:
+                    yield record
+
+
+def _check(limit: object, offset: object) -> None:
+    check_count(limit, least=0, name="limit")
+    check_count(offset, least=0, name="offset")

@@ -1,0 +1,90 @@
+"""Records by what they hold: as they are stored, whether their results are there or not."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final, Generic, TypeVar
+
+from entropic.errors import ResultsDirError
+from entropic.ledger import Entry, OrderBy, Where, of_record
+from entropic.models import Base, Records
+from entropic.pipeline.cache import Cache
+from entropic.pipeline.deleting import Deleter
+from entropic.pipeline.lookup import locate
+from entropic.schedule import BATCH
+
+R = TypeVar("R", bound=Base)
+
+# In one transaction, while nobody else can write.
+_DELETED_AT_ONCE: Final = 100
+
+
+class Finder(Generic[R]):
+    """Finds, counts and deletes by conditions.
+
+    Args:
+        cache: What is looked into.
+        deleter: Removes rows.
+    """
+
+    def __init__(self, cache: Cache[R], deleter: Deleter[R]) -> None:
+        self._cache = cache
+        self._queries = cache.ledger.queries
+        self._deleter = deleter
+
+    async def find(
+        self,
+        where: Sequence[Where],
+        order_by: OrderBy = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> Records[R]:
+        """The records that meet all conditions, in order."""
+        return await self._placed(await self._queries.entries(where, order_by, limit, offset))
+
+    async def pages(
+        self,
+        where: Sequence[Where],
+        order_by: OrderBy = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> AsyncGenerator[list[R], None]:
+        """The same, some at a time.
+
+        First the ids, and then the rows by their ids: a statement left open while its rows are
+        taken would keep SQLite's writers waiting. What was deleted meanwhile, or meets the
+        conditions no longer, is left out.
+        """
+        ids = await self._queries.ids(where, order_by, limit, offset)
+        for start in range(0, len(ids), BATCH):
+            yield await self._placed(await self._queries.among(ids[start : start + BATCH], where))
+
+    async def count(self, where: Sequence[Where]) -> int:
+        """How many there are."""
+        return await self._queries.count(where)
+
+    async def delete(self, where: Sequence[Where], *, remove_file: bool) -> int:
+        """Remove them; how many."""
+        ids = await self._queries.ids(where)
+        deleted = 0
+        for start in range(0, len(ids), _DELETED_AT_ONCE):
+            some = ids[start : start + _DELETED_AT_ONCE]
+            deleted += len(await self._deleter.delete_some(some, where, remove_file=remove_file))
+        return deleted
+
+    async def _placed(self, entries: Sequence[Entry[R]]) -> Records[R]:
+        return await self._cache.threads.run(self._with_paths, entries)
+
+    def _with_paths(self, entries: Sequence[Entry[R]]) -> Records[R]:
+        """In a thread: records with the paths of their results here and now."""
+        for entry in entries:
+            of_record(entry).__dict__["result_file"] = self._path(entry)
+        return Records(map(of_record, entries))
+
+    def _path(self, entry: Entry[R]) -> str:
+        folder, result, record = self._cache.folder, entry.result, of_record(entry)
+        is_here = result.folder == folder.id and result.registered_path is None
+        if is_here and result.name is not None:  # nobody looks whether it is there
+            return folder.given(result.name)
+        try:
+            return locate(folder, record.id, entry) or record.result_file
+        except ResultsDirError:
+            return record.result_file

@@ -1,0 +1,85 @@
+"""``AsyncQueries`` for scripts and notebooks: one delegating line a method."""
+
+from abc import abstractmethod
+from collections.abc import Generator
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from entropic._portal import portal
+from entropic.async_queries import AsyncQueries
+from entropic.ledger import OrderBy, Where
+from entropic.models import Base, Records
+
+R = TypeVar("R", bound=Base)
+
+
+class Queries(Generic[R]):
+    """The methods of ``Store`` that look into what is stored."""
+
+    @abstractmethod
+    def _behind(self) -> AsyncQueries[R]:
+        """The asynchronous store."""
+
+    def find(
+        self,
+        *where: Where,
+        order_by: OrderBy = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> Records[R]:
+        """Return the stored records that meet all of some conditions.
+
+        Arguments, result and errors are those of ``AsyncStore.find``.
+        """
+        return portal.call(
+            self._behind().find, *where, order_by=order_by, limit=limit, offset=offset
+        )
+
+    def first(self, *where: Where, order_by: OrderBy = None) -> R | None:
+        """Return the first stored record that meets all of some conditions.
+
+        Arguments, result and errors are those of ``AsyncStore.first``.
+        """
+        return portal.call(self._behind().first, *where, order_by=order_by)
+
+    def count(self, *where: Where) -> int:
+        """Return how many stored records meet all of some conditions.
+
+        Arguments, result and errors are those of ``AsyncStore.count``.
+        """
+        return portal.call(self._behind().count, *where)
+
+    def iter_find(
+        self,
+        *where: Where,
+        order_by: OrderBy = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> Generator[R, None, None]:
+        """Yield the stored records that meet all of some conditions, a few hundred at a time.
+
+        Arguments, items and errors are those of ``AsyncStore.iter_find``.
+        """
+        return portal.stream(self._behind()._pages(where, order_by, limit, offset))
+
+    @overload
+    def delete_where(
+        self, *where: Where, remove_file: bool = False, dry_run: Literal[False] = False
+    ) -> int: ...
+
+    @overload
+    def delete_where(
+        self, *where: Where, remove_file: bool = False, dry_run: Literal[True]
+    ) -> Records[R]: ...
+
+    def delete_where(
+        self, *where: Where, remove_file: bool = False, dry_run: bool = False
+    ) -> int | Records[R]:
+        """Remove the stored runs that meet all of some conditions.
+
+        Arguments, result and errors are those of ``AsyncStore.delete_where``.
+        """
+        delete: Any = self._behind().delete_where
+        deleted: int | Records[R] = portal.call(
+            delete, *where, remove_file=remove_file, dry_run=dry_run
+        )
+        return deleted
