@@ -10,7 +10,8 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
 
-from entropic.export.columns import Column, Kind, declared, parameter_column
+from entropic.export.columns import Column, Kind, declared, kind_of, parameter_column
+from entropic.identity.canonical import Unfit, canonical
 from entropic.identity.coercion import Rule, rule_for
 from entropic.models import Base, Parameter
 
@@ -39,7 +40,8 @@ def parameter_axis(parameter: Parameter, records: Sequence[Base]) -> Axis:
     """
     rule = rule_for(parameter)
     column = parameter_column(parameter, records)
-    keys = _keys(rule, [getattr(record, parameter.name) for record in records])
+    fits = column.kind is kind_of(parameter)
+    keys = _keys(rule if fits else _ANY, [getattr(record, parameter.name) for record in records])
     found = _distinct(keys, column)
     ranks = {rule.canonical(member): rank for rank, member in enumerate(declared(parameter))}
     labels = _ordered(column.kind, found, ranks)
@@ -55,6 +57,18 @@ def id_axis(records: Sequence[Base]) -> Axis:
 
 
 _Key = str | None
+
+
+def _any_text(value: Any) -> str:
+    try:
+        return canonical(value)
+    except Unfit:
+        return repr(value)
+
+
+# For values that are not of their column's type, which its own rule would take for what they
+# are not: 5.5 in a column of ints is not 5.
+_ANY: Final = Rule("anything", lambda value: value, _any_text)
 
 
 def _keys(rule: Rule, values: Sequence[Any]) -> list[_Key]:
@@ -126,7 +140,7 @@ _DTYPES_WITH_NONE: Final = {
 
 
 def label_array(kind: Kind, labels: Iterable[Any]) -> Any:
-    """Labels as a numpy array; ``None`` is NaN among numbers, NaT among dates."""
+    """Labels as a numpy array; ``None`` is NaN, and NaT among dates."""
     import numpy as np
 
     values = list(labels)
@@ -136,5 +150,5 @@ def label_array(kind: Kind, labels: Iterable[Any]) -> Any:
     if dtype != "object":
         return np.array(values, dtype=dtype)
     array = np.empty(len(values), dtype=object)
-    array[:] = values
+    array[:] = [np.nan if value is None else value for value in values]
     return array

@@ -76,7 +76,7 @@ def columns(model: type[Base], records: Sequence[Base]) -> Iterator[Column]:
 def parameter_column(parameter: Parameter, records: Sequence[Base]) -> Column:
     """The column of a parameter; enums are their values."""
     values = [getattr(record, parameter.name) for record in records]
-    kind = _kind(parameter.column.type)
+    kind = kind_of(parameter)
     if any(isinstance(value, enum.Enum) for value in values):
         values = [value.value if isinstance(value, enum.Enum) else value for value in values]
     types = set(map(type, values))
@@ -86,6 +86,11 @@ def parameter_column(parameter: Parameter, records: Sequence[Base]) -> Column:
     if kind in (Kind.UTC, Kind.NAIVE):
         values = [None if value is None else _moment(kind, value) for value in values]
     return Column(parameter.name, kind, values, is_nullable)
+
+
+def kind_of(parameter: Parameter) -> Kind:
+    """What a parameter's values are, by the model."""
+    return _kind(parameter.column.type)
 
 
 def declared(parameter: Parameter) -> list[Any]:

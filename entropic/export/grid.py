@@ -196,7 +196,7 @@ class Grid(Generic[R]):
         arrays = {
             name: xr.Variable(
                 (*self._dims, *variable.dims),
-                variable.finished().reshape(*self._shape, *variable.shape),
+                variable.finished().reshape((*self._shape, *variable.shape)),
                 variable.attrs,
             )
             for name, variable in self._variables.items()
