@@ -6,11 +6,13 @@ import math
 import subprocess
 import sys
 import threading
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -646,7 +648,10 @@ def test_results_that_do_not_fit_together_are_named(one: Any, two: Any, message:
         (None, "returned None for .*run0"),
         ([[1, 2], [3]], "is no array for .*run0"),
         (np.zeros(2, [("a", int)]), "a dict with an array for each field"),
-        ({"n": 1}, "a variable 'n' for .*run0"),
+        ({"n": 5}, "a variable 'n' for .*run0"),
+        ({"n": [1]}, "a variable 'n' for .*run0"),
+        ({"u": ("u", [1])}, "a variable 'u' for .*run0"),
+        ({"u": ("x", [1]), "x": 1}, "a variable 'x' for .*run0"),
         ({"id": 1}, "a variable 'id' for .*run0"),
         ({"u": ("n", [1])}, "a dimension 'n' for .*run0"),
         ({"u": ("x", [[1]])}, r"the dimensions \('x',\).*run0.*shape \(1, 1\)"),
@@ -657,6 +662,50 @@ def test_a_result_that_has_no_place_is_refused(result: Any, message: str) -> Non
     with pytest.raises(ExportError, match=message) as caught:
         xarray_grid(*sims(n=[1, 2]), lambda row: result)
     assert caught.value.ids == ("run0",)
+
+
+def test_a_dimension_named_as_a_variable_of_before_is_refused() -> None:
+    """And the other way round; xarray itself would say so when all results are loaded."""
+    results: dict[str, Any] = {"run0": {"u": 1}, "run1": {"v": ("u", [1])}}
+    for first in ("run0", "run1"):
+        sim, rows = sims(n=[1, 2])
+        grid = grid_layout(sim, rows)
+        rows.sort(key=lambda row: row.id != first)
+        grid.fill(rows[0], results[rows[0].id])
+        with pytest.raises(ExportError, match="of that name"):
+            grid.fill(rows[1], results[rows[1].id])
+
+
+def test_a_result_may_repeat_its_parameters() -> None:
+    """As archives often do, so that they can be read by themselves."""
+    sim = model(n=int, color=Color)
+    rows = records(sim, {"n": 1, "color": Color.RED}, {"n": 2, "color": Color.GREEN})
+    found = xarray_grid(
+        sim,
+        rows,
+        lambda row: {"n": np.int64(row.n), "color": row.color.value, "u": row.n},
+        dims="n",
+    )
+    assert list(found.data_vars) == ["u"]
+    assert found["color"].values.tolist() == ["red", "green"]
+
+
+@pytest.mark.parametrize("gaps", [0, 1])
+def test_results_are_not_held_twice(gaps: int) -> None:
+    """Each is copied to its place, and gone before the next one is loaded."""
+    sim, rows = sims(n=list(range(40)))
+    size = 250_000
+    grid = grid_layout(sim, rows)
+    tracemalloc.start()
+    try:
+        for row in rows[gaps:]:
+            grid.fill(row, np.full(size, 1.0))
+        found = grid.dataset()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found["result"].nbytes == 40 * size * 8
+    assert peak < 1.1 * found["result"].nbytes
 
 
 def test_an_error_of_load_tells_the_record() -> None:
@@ -687,6 +736,7 @@ def test_a_record_of_elsewhere_is_refused() -> None:
         (np.datetime64("2026-01-31T12", "us"), "datetime64[us]", np.datetime64("NaT")),
         (np.timedelta64(5, "s"), "timedelta64[s]", np.timedelta64("NaT")),
         ("text", "object", np.nan),
+        (np.array(Fraction(1, 3), object), "object", np.nan),
         (Decimal("0.1"), "object", np.nan),
     ],
 )
@@ -749,9 +799,11 @@ def test_a_grid_is_filled_from_many_threads() -> None:
 def test_a_grid_can_be_saved_and_has_what_was_saved(tmp_path: Path) -> None:
     """Labels, ids and gaps, in a file of netCDF 3 that scipy writes."""
     sim, rows = sims(n=[1, 1, 2], k=[1, 2, 1])
-    found = xarray_grid(sim, rows, lambda row: np.ones(2) * row.n).drop_vars("id")
+    found = xarray_grid(sim, rows, lambda row: np.ones(2) * row.n)
     found.to_netcdf(tmp_path / "grid.nc", engine="scipy", format="NETCDF3_64BIT")
-    xr.testing.assert_equal(xr.load_dataset(tmp_path / "grid.nc", engine="scipy"), found)
+    saved = xr.load_dataset(tmp_path / "grid.nc", engine="scipy")
+    xr.testing.assert_equal(saved, found.assign_coords(id=saved["id"]))
+    assert saved["id"].values.tolist() == [["run0", "run1"], ["run2", ""]]
 
 
 SETS = st.lists(

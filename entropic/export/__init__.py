@@ -5,7 +5,8 @@ where they come from, is left to the stores. Nothing here awaits; all of it may 
 """
 
 from entropic.export.frames import pandas_frame, polars_frame
-from entropic.export.grid import MAX_MISSING_BYTES, Grid, grid_layout, load_result, xarray_grid
+from entropic.export.grid import Grid, grid_layout, load_result, xarray_grid
+from entropic.export.limits import MAX_MISSING_BYTES
 from entropic.export.packages import Package, needed
 
 __all__ = [

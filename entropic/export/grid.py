@@ -5,17 +5,19 @@ record belongs, ``Grid.fill`` puts a result there. The arrays are made when the 
 how large they are, and each result is copied into its place: none is held twice.
 """
 
+import enum
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from entropic.errors import ExportError, SettingsError
 from entropic.export.axes import Axis, id_axis, parameter_axis
+from entropic.export.limits import MAX_MISSING_BYTES, check_size
 from entropic.export.loaded import Loaded, Part, taken_apart
 from entropic.export.missing import able_to_miss, missing_value
 from entropic.export.packages import needed
+from entropic.export.variables import Variable, other_shape
 from entropic.identity.coercion import nearest
 from entropic.models import Base, parameters
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 R = TypeVar("R", bound=Base)
-
-MAX_MISSING_BYTES: Final = 2**30
-"""How many bytes points without a run may take, unless a caller says otherwise."""
 
 _ID_BYTES: Final = 8
 
@@ -151,7 +150,7 @@ class Grid(Generic[R]):
         self._points = _points(dims, len(records))
         self._point_of = {r.id: at for r, at in zip(records, self._points, strict=True)}
         self._check_distinct()
-        self._variables: dict[str, _Variable] = {}
+        self._variables: dict[str, Variable] = {}
         self._labels: dict[str, tuple[xr.Variable, R]] = {}
         self._sizes: dict[str, tuple[int, R]] = {}
         self._lock = threading.Lock()
@@ -166,7 +165,8 @@ class Grid(Generic[R]):
                 the dimensions ``<name>_dim_0`` and so on. A pair ``(dims, array)`` in such a
                 dict names the dimensions. An ``xarray.DataArray`` or ``Dataset`` (or a frame of
                 pandas) keeps its names, dimensions, labels and attributes. Masked elements are
-                missing; a variable that is not there is missing at this point.
+                missing; a variable that is not there is missing at this point. A number that
+                repeats a parameter is left out.
 
         Raises:
             ExportError: It does not fit to those before: another shape, other labels; names both
@@ -178,17 +178,18 @@ class Grid(Generic[R]):
                 f"{record!r} is none of the records that the grid is for", ids=(record.id,)
             )
         loaded = taken_apart(record, result)  # outside of the lock: it may read, or compute
+        for name in [n for n, part in loaded.parts.items() if self._is_known(record, n, part)]:
+            del loaded.parts[name]
         with self._lock:
             self._check(record, loaded)
             for name, part in loaded.parts.items():
-                if name not in self._axes:
-                    self._variable(name, part, record).put(point, part, record)
+                self._variable(name, part, record).put(point, part, record)
 
     def dataset(self) -> "xr.Dataset":
         """The grid, as it has been filled so far.
 
         Points without a result are NaN (NaT; NaN + NaNj). Where a variable has such points, ints
-        and bools are floats, and texts objects. A parameter that is no dimension is a coordinate,
+        (exact up to 2**53) and bools are floats, and texts objects. A parameter that is no dimension is a coordinate,
         too; so is ``id``, which is NaN where there is no run.
         """
         import xarray as xr
@@ -250,11 +251,19 @@ class Grid(Generic[R]):
         array[self._points] = values
         return array.reshape(self._shape)
 
-    def _variable(self, name: str, part: Part, record: R) -> "_Variable":
+    def _is_known(self, record: R, name: str, part: Part) -> bool:
+        """Whether this repeats a parameter, as results often do; the grid has it already."""
+        import numpy as np
+
+        if name not in self._axes or part.dims:
+            return False
+        value = getattr(record, name)
+        return np.array_equal(part.array, value.value if isinstance(value, enum.Enum) else value)
+
+    def _variable(self, name: str, part: Part, record: R) -> "Variable":
         variable = self._variables.get(name)
         if variable is None:
-            dtype = able_to_miss(part.array.dtype) if self._missing else part.array.dtype
-            variable = _Variable(name, part, dtype, self._size, record)
+            variable = Variable(name, part, self._missing > 0, self._size, record)
             total = [v.bytes_per_point for v in (*self._variables.values(), variable)]
             self._check_size(sum(total))
             variable.make()
@@ -262,23 +271,10 @@ class Grid(Generic[R]):
         return variable
 
     def _check(self, record: R, loaded: Loaded) -> None:
-        for name in (*loaded.labels, *(d for part in loaded.parts.values() for d in part.dims)):
-            if name in self._axes or name == "id":
-                raise ExportError(
-                    f"load() gave a dimension {name!r} for {record!r}, as the grid has a"
-                    " coordinate of that name: rename it in load, or select from it",
-                    ids=(record.id,),
-                )
-        for name, part in loaded.parts.items():
-            if name == "id" or (name in self._axes and (part.dims or not part.is_coordinate)):
-                raise ExportError(
-                    f"load() gave a variable {name!r} for {record!r}, as the grid has a"
-                    " coordinate of that name: rename it in load, or leave it out",
-                    ids=(record.id,),
-                )
+        self._check_names(record, loaded)
         for name, part in loaded.parts.items():
             for dim, size in zip(part.dims, part.array.shape, strict=True):
-                known_size, first = self._sizes.setdefault(dim, (size, record))
+                known_size, _ = self._sizes.setdefault(dim, (size, record))
                 if known_size != size:
                     self._refuse_size(name, part, dim, record)
         for name, labels in loaded.labels.items():
@@ -291,11 +287,22 @@ class Grid(Generic[R]):
                     ids=(first.id, record.id),
                 )
 
+    def _check_names(self, record: R, loaded: Loaded) -> None:
+        """Refuse two things of one name: xarray would, too, but only when all is loaded."""
+        coordinates = {"id", *self._axes}
+        dims = {*loaded.labels, *(dim for part in loaded.parts.values() for dim in part.dims)}
+        for name in loaded.parts:
+            if name in coordinates | dims | self._sizes.keys():
+                raise _taken(record, "variable", name)
+        for name in dims:
+            if name in coordinates | self._variables.keys():
+                raise _taken(record, "dimension", name)
+
     def _refuse_size(self, name: str, part: Part, dim: str, record: R) -> None:
         size, first = self._sizes[dim]
         known = self._variables.get(name)
         if known is not None:
-            raise _other_shape(known, part, record)
+            raise other_shape(known, part, record)
         raise ExportError(
             f"load() gave {name!r} the shape {part.array.shape} for {record!r}, and there are"
             f" {size} along {dim!r} since {first!r}: give the dimension another name",
@@ -303,25 +310,8 @@ class Grid(Generic[R]):
         )
 
     def _check_size(self, bytes_per_point: int) -> None:
-        missing = self._missing * (bytes_per_point + _ID_BYTES)
-        total = self._size * (bytes_per_point + _ID_BYTES)
-        if missing <= self._max_missing_bytes and total <= _memory():
-            return
-        sizes = " x ".join(f"{name}: {n}" for name, n in zip(self._dims, self._shape, strict=True))
-        told = (
-            f"the grid would have {self._size:,} points ({sizes}) for {len(self.records):,}"
-            f" records, and take {_gigabytes(total)}"
-        )
-        if missing <= self._max_missing_bytes:
-            raise ExportError(
-                f"{told}, more than this machine's memory: narrow it by a filter, or let load"
-                " return less"
-            )
-        raise ExportError(
-            f"{told}, of which {_gigabytes(missing)} for points without a run: narrow it by a"
-            " filter, name the parameters that are its dimensions (dims=[...]; the others become"
-            " coordinates), lay it out by run (dims='id'), or allow it (max_missing_bytes=...)"
-        )
+        sizes = dict(zip(self._dims, self._shape, strict=True))
+        check_size(sizes, len(self.records), bytes_per_point + _ID_BYTES, self._max_missing_bytes)
 
     def _check_distinct(self) -> None:
         seen: dict[int, R] = {}
@@ -354,89 +344,9 @@ def _points(dims: Sequence[Axis], count: int) -> list[int]:
     return points
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:,.1f} GiB"
-
-
-def _memory() -> float:
-    """This machine's memory, in bytes; as much as anyone may want where it does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
-
-
-class _Variable:
-    """One variable on all points of the grid."""
-
-    def __init__(self, name: str, part: Part, dtype: Any, size: int, first: Base) -> None:
-        self.name = name
-        self.dims = part.dims
-        self.shape = part.array.shape
-        self.attrs = dict(part.attrs)
-        self.is_coordinate = part.is_coordinate
-        self.first = first
-        self._dtype = _kept(dtype)
-        self._size = size
-        self._array: Any = None
-        self._is_filled: Any = None
-
-    @property
-    def bytes_per_point(self) -> int:
-        return int(math.prod(self.shape) * self._dtype.itemsize)
-
-    def make(self) -> None:
-        """Take the memory: untouched until it is filled, and so none of it is taken twice."""
-        import numpy as np
-
-        self._array = np.empty((self._size, *self.shape), self._dtype)
-        self._is_filled = np.zeros(self._size, bool)
-
-    def put(self, point: int, part: Part, record: Base) -> None:
-        if (part.dims, part.array.shape) != (self.dims, self.shape):
-            raise _other_shape(self, part, record)
-        dtype = self._common(part, record)
-        if dtype != self._array.dtype:
-            self._array = self._array.astype(dtype)
-        self._array[point] = part.array
-        self._is_filled[point] = True
-
-    def finished(self) -> Any:
-        """The array, with what was not filled as missing."""
-        if self._is_filled.all():
-            return self._array
-        dtype = able_to_miss(self._array.dtype)
-        self._array = self._array.astype(dtype, copy=False)
-        self._array[~self._is_filled] = missing_value(dtype)
-        return self._array
-
-    def _common(self, part: Part, record: Base) -> Any:
-        import numpy as np
-
-        ours, theirs = self._array.dtype, _kept(part.array.dtype)
-        try:
-            return np.promote_types(ours, theirs)
-        except TypeError:
-            raise ExportError(
-                f"load() gave {self.name!r} as {theirs} for {record!r}, and as {ours} for"
-                f" {self.first!r}: give all results the same type",
-                ids=(self.first.id, record.id),
-            ) from None
-
-
-def _kept(dtype: Any) -> Any:
-    """Texts are objects, as each could be longer than those before it."""
-    return able_to_miss(dtype) if dtype.kind not in "biu" else dtype
-
-
-def _other_shape(known: _Variable, part: Part, record: Base) -> ExportError:
-    one, other = (
-        f"{shape} along {dims}" if dims else f"{shape}"
-        for shape, dims in ((known.shape, known.dims), (part.array.shape, part.dims))
-    )
+def _taken(record: Base, what: str, name: str) -> ExportError:
     return ExportError(
-        f"load() gave {known.name!r} the shape {one} for {known.first!r}, and {other} for"
-        f" {record!r}: make them alike in load (cut, fill up, interpolate), or choose by a filter"
-        " those that are",
-        ids=(known.first.id, record.id),
+        f"load() gave a {what} {name!r} for {record!r}, and there is a coordinate, dimension or"
+        " variable of that name: give it another name in load, or leave it out",
+        ids=(record.id,),
     )
