@@ -189,8 +189,8 @@ class Grid(Generic[R]):
         """The grid, as it has been filled so far.
 
         Points without a result are NaN (NaT; NaN + NaNj). Where a variable has such points, ints
-        (exact up to 2**53) and bools are floats, and texts objects. A parameter that is no dimension is a coordinate,
-        too; so is ``id``, which is NaN where there is no run.
+        (exact up to 2**53) and bools are floats, and texts objects. A parameter that is no
+        dimension is a coordinate, too; so is ``id``, which is NaN where there is no run.
         """
         import xarray as xr
 
