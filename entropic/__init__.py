@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from entropic.errors import DatabaseBusyError as DatabaseBusyError
     from entropic.errors import DatabaseError as DatabaseError
     from entropic.errors import EntropicError as EntropicError
+    from entropic.errors import ExportError as ExportError
     from entropic.errors import Failure as Failure
     from entropic.errors import IdConflictError as IdConflictError
     from entropic.errors import ModelError as ModelError
@@ -62,6 +63,7 @@ _HOMES = {
             "DatabaseBusyError",
             "DatabaseError",
             "EntropicError",
+            "ExportError",
             "Failure",
             "IdConflictError",
             "ModelError",

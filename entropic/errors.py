@@ -18,6 +18,7 @@
     │   ├── DatabaseBusyError             it stayed locked past the deadline
     │   ├── RowRefusedError               it refused one row
     │   └── SchemaError                   its tables do not fit the model
+    ├── ExportError (ValueError)          results cannot be laid out as asked
     ├── WrongLoopError (RuntimeError)     a store was called where it can only hang
     └── StoreClosedError (RuntimeError)   a store was closed under a call
 
@@ -224,6 +225,18 @@ class RowRefusedError(DatabaseError):
 
 class SchemaError(DatabaseError):
     """The tables in the database do not fit the model; says which column, and what to do."""
+
+
+class ExportError(EntropicError, ValueError):
+    """Results cannot be laid out as asked: which ones, why, and what to do about it.
+
+    Attributes:
+        ids: The ids of the records at fault.
+    """
+
+    def __init__(self, message: str, *, ids: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.ids = ids
 
 
 class WrongLoopError(EntropicError, RuntimeError):

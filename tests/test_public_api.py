@@ -169,7 +169,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(ran.stdout.split())
 
 
-HEAVY = {"asyncpg", "dask", "distributed", "numpy", "pandas", "tqdm"}
+HEAVY = {"asyncpg", "dask", "distributed", "numpy", "pandas", "polars", "tqdm", "xarray"}
 DATABASE = {"aiosqlite", "greenlet", "sqlalchemy", "sqlite3"}
 
 
@@ -231,7 +231,7 @@ def test_the_tree_of_errors_is_as_it_is_drawn() -> None:
 
 def test_errors_about_arguments_are_value_errors() -> None:
     """Whoever catches what Python raises for a bad argument catches these."""
-    about = {"SettingsError", "ModelError", "ParamsError", "IdConflictError"}
+    about = {"SettingsError", "ModelError", "ParamsError", "IdConflictError", "ExportError"}
     assert {cls.__name__ for cls in error_classes() if issubclass(cls, ValueError)} == about
 
 
@@ -239,6 +239,7 @@ _ATTRIBUTES: dict[str, Any] = {
     "column": "dt",
     "value": [1, "two"],
     "id": "a3f8c1d2e4b6f7a8",
+    "ids": ("a3f8c1d2e4b6f7a8", "my-run"),
     "params": {"n": 3},
     "chain": ("one", "two", "one"),
     "path": "./results",

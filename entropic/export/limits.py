@@ -1,0 +1,59 @@
+"""How large a grid may be: a sparse sweep of many parameters is soon larger than any memory."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from entropic.errors import ExportError
+
+MAX_MISSING_BYTES: Final = 2**30
+"""How many bytes points without a run may take, unless a caller says otherwise."""
+
+
+def check_size(
+    sizes: Mapping[str, int], count: int, bytes_per_point: int, max_missing_bytes: int
+) -> None:
+    """Refuse a grid that would take too much memory.
+
+    Args:
+        sizes: How long each dimension is.
+        count: How many points have a run.
+        bytes_per_point: What each point takes.
+        max_missing_bytes: How many bytes all points without a run may take.
+
+    Raises:
+        ExportError: It would take more, or more than the machine has; says how much, and what
+            to do.
+    """
+    points = math.prod(sizes.values())
+    total, missing = points * bytes_per_point, max(points - count, 0) * bytes_per_point
+    dims = " x ".join(f"{name}: {size}" for name, size in sizes.items())
+    told = (
+        f"the grid would have {points:,} points ({dims}) for {count:,} records, and take"
+        f" {_shown(total)}"
+    )
+    if missing > max_missing_bytes:
+        raise ExportError(
+            f"{told}, of which {_shown(missing)} for points without a run: narrow it by a filter,"
+            " name the parameters that are its dimensions (dims=[...]; the others become"
+            " coordinates), lay it out by run (dims='id'), or allow it (max_missing_bytes=...)"
+        )
+    if total > _memory():
+        raise ExportError(
+            f"{told}, more than this machine's memory: narrow it by a filter, or let load return"
+            " less"
+        )
+
+
+def _shown(count: int) -> str:
+    exponent = min(max(count, 1).bit_length() // 10, 4)
+    return f"{count / 2 ** (10 * exponent):,.1f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
+
+
+def _memory() -> float:
+    """This machine's memory, in bytes; without end where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf

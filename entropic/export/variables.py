@@ -1,0 +1,102 @@
+"""One variable of a grid: its array, made when it is known how large, and filled point by point."""
+
+import math
+from typing import Any
+
+from entropic.errors import ExportError
+from entropic.export.loaded import Part
+from entropic.export.missing import able_to_miss, missing_value
+from entropic.models import Base
+
+
+class Variable:
+    """One variable on all points of a grid; takes no memory until it is told to.
+
+    Args:
+        name: Its name.
+        part: What the first result has of it, by which all others have to go.
+        may_miss: Whether it is known that points will be missing.
+        size: How many points the grid has.
+        first: The record of the first result.
+    """
+
+    def __init__(self, name: str, part: Part, may_miss: bool, size: int, first: Base) -> None:
+        self.name = name
+        self.dims = part.dims
+        self.shape = part.array.shape
+        self.attrs = dict(part.attrs)
+        self.is_coordinate = part.is_coordinate
+        self.first = first
+        dtype = part.array.dtype
+        self._dtype = able_to_miss(dtype) if may_miss else _kept(dtype)
+        self._size = size
+        self._array: Any = None
+        self._is_filled: Any = None
+
+    @property
+    def bytes_per_point(self) -> int:
+        """What it takes, or will take."""
+        return int(math.prod(self.shape) * self._dtype.itemsize)
+
+    def make(self) -> None:
+        """Take the memory: untouched until it is filled, and so none of it is taken twice."""
+        import numpy as np
+
+        self._array = np.empty((self._size, *self.shape), self._dtype)
+        self._is_filled = np.zeros(self._size, bool)
+
+    def put(self, point: int, part: Part, record: Base) -> None:
+        """Copy a record's part to its point.
+
+        Raises:
+            ExportError: It has another shape than the first one, or a type that has nothing in
+                common with those before.
+        """
+        if (part.dims, part.array.shape) != (self.dims, self.shape):
+            raise other_shape(self, part, record)
+        dtype = self._common(part, record)
+        if dtype != self._array.dtype:
+            self._array = self._array.astype(dtype)
+        self._array[point] = part.array[()]  # of an object alone, not the array around it
+        self._is_filled[point] = True
+
+    def finished(self) -> Any:
+        """The array, with what was not filled as missing."""
+        if self._is_filled.all():
+            return self._array
+        dtype = able_to_miss(self._array.dtype)
+        self._array = self._array.astype(dtype, copy=False)
+        self._array[~self._is_filled] = missing_value(dtype)
+        return self._array
+
+    def _common(self, part: Part, record: Base) -> Any:
+        import numpy as np
+
+        ours, theirs = self._array.dtype, _kept(part.array.dtype)
+        try:
+            return np.promote_types(ours, theirs)
+        except TypeError:
+            raise ExportError(
+                f"load() gave {self.name!r} as {theirs} for {record!r}, and as {ours} for"
+                f" {self.first!r}: give all results the same type",
+                ids=(self.first.id, record.id),
+            ) from None
+
+
+def other_shape(known: Variable, part: Part, record: Base) -> ExportError:
+    """That a part does not have the shape of its variable."""
+    one, other = (
+        f"{shape} along {dims}" if dims else f"{shape}"
+        for shape, dims in ((known.shape, known.dims), (part.array.shape, part.dims))
+    )
+    return ExportError(
+        f"load() gave {known.name!r} the shape {one} for {known.first!r}, and {other} for"
+        f" {record!r}: make them alike in load (cut, fill up, interpolate), or choose by a filter"
+        " those that are",
+        ids=(known.first.id, record.id),
+    )
+
+
+def _kept(dtype: Any) -> Any:
+    """Texts are objects, as each could be longer than those before it."""
+    return able_to_miss(dtype) if dtype.kind not in "biu" else dtype
