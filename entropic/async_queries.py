@@ -1,14 +1,30 @@
 """What both stores can be asked about what is stored; nothing is run here."""
 
-from collections.abc import AsyncGenerator, Sequence
+import functools
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
+from entropic._shield import in_own_thread
 from entropic.errors import ParamsError
+from entropic.export import (
+    MAX_MISSING_BYTES,
+    Grid,
+    grid_layout,
+    load_result,
+    needed,
+    pandas_frame,
+    polars_frame,
+)
 from entropic.ledger import OrderBy, Where
 from entropic.models import Base, Records
 from entropic.opening import Opening
 from entropic.settings import check_count
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import xarray as xr
 
 R = TypeVar("R", bound=Base)
 
@@ -154,6 +170,95 @@ class AsyncQueries(Generic[R]):
         async with self._opening.using() as opened:
             return await opened.pipeline.finder.delete(where, remove_file=remove_file)
 
+    async def to_pandas(self, *where: Where, order_by: OrderBy = None) -> "pd.DataFrame":
+        """Return the stored records that meet all of some conditions as a table of pandas.
+
+        Args:
+            where: As of ``find``.
+            order_by: As of ``find``.
+
+        Returns:
+            A row for each record. Its columns: ``id``, the parameters, ``result_file``,
+            ``created_at``, and one for each key of ``custom_data``, ``elapsed_seconds`` (in
+            seconds) first; ``custom_data.<key>`` where another column has the key's name. The
+            dtypes are those of the model, whatever the rows.
+
+        Raises:
+            SettingsError: pandas is not installed.
+            ParamsError: A condition or the order speaks of what the model does not have.
+            DatabaseError: The database failed.
+        """
+        await in_own_thread(needed, "pandas")
+        records = await self.find(*where, order_by=order_by)
+        return await in_own_thread(pandas_frame, self._opening.settings.model, records)
+
+    async def to_polars(self, *where: Where, order_by: OrderBy = None) -> "pl.DataFrame":
+        """Return the stored records that meet all of some conditions as a table of polars.
+
+        Args:
+            where: As of ``find``.
+            order_by: As of ``find``.
+
+        Returns:
+            The table that ``to_pandas`` returns. What polars has no type for is text: decimals,
+            UUIDs and paths; and dicts, lists and arrays, as JSON.
+
+        Raises:
+            SettingsError: polars is not installed.
+            ParamsError: A condition or the order speaks of what the model does not have.
+            DatabaseError: The database failed.
+        """
+        await in_own_thread(needed, "polars")
+        records = await self.find(*where, order_by=order_by)
+        return await in_own_thread(polars_frame, self._opening.settings.model, records)
+
+    async def to_xarray(
+        self,
+        load: Callable[[R], Any],
+        *where: Where,
+        dims: str | Sequence[str] | None = None,
+        max_missing_bytes: int = MAX_MISSING_BYTES,
+    ) -> "xr.Dataset":
+        """Return results on a labelled grid of their parameters.
+
+        Args:
+            load: Takes a record and returns its result: an array, a number, a dict of them, or
+                what xarray has. ``AsyncStore`` calls it in threads, one record after another;
+                ``Store`` on the calling thread.
+            where: As of ``find``.
+            dims: The parameters that are the grid's dimensions, in this order, or ``"id"`` for
+                one dimension of runs; by default all that differ among the records. The others
+                are coordinates all the same.
+            max_missing_bytes: How large the part of the grid may be that no run belongs to.
+
+        Returns:
+            A Dataset: a variable ``result``, or one for each key of what ``load`` returns. Its
+            dimensions are parameters, and then those of the results. Points without a run have
+            NaN, or what their dtype has for it.
+
+        Raises:
+            SettingsError: xarray is not installed, or ``dims`` names no parameter.
+            ParamsError: A condition speaks of what the model does not have.
+            ExportError: The results have no common grid, or one that is too large; says why,
+                and what to do.
+            DatabaseError: The database failed.
+            Exception: What ``load`` raised, with a note that names the record.
+        """
+        await in_own_thread(needed, "xarray")
+        records = await self.find(*where)
+        grid = await in_own_thread(
+            functools.partial(
+                grid_layout,
+                self._opening.settings.model,
+                records,
+                dims=dims,
+                max_missing_bytes=max_missing_bytes,
+            )
+        )
+        for record in grid.records:
+            await in_own_thread(_fill, grid, load, record)
+        return await in_own_thread(grid.dataset)
+
     def _pages(
         self, where: Sequence[Where], order_by: OrderBy, limit: int | None, offset: int | None
     ) -> AsyncGenerator[list[R], None]:
@@ -174,6 +279,10 @@ class AsyncQueries(Generic[R]):
             async for batch in batches:
                 for record in batch:
                     yield record
+
+
+def _fill(grid: Grid[R], load: Callable[[R], Any], record: R) -> None:
+    grid.fill(record, load_result(load, record))
 
 
 def _check(limit: object, offset: object) -> None:

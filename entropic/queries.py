@@ -1,15 +1,19 @@
 """``AsyncQueries`` for scripts and notebooks: one delegating line a method."""
 
 from abc import abstractmethod
-from collections.abc import Generator
-from typing import Any, Generic, Literal, TypeVar, overload
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from entropic._portal import portal
-from entropic.async_queries import AsyncQueries
+from entropic.async_queries import AsyncQueries, R
+from entropic.export import MAX_MISSING_BYTES, needed, xarray_grid
 from entropic.ledger import OrderBy, Where
-from entropic.models import Base, Records
+from entropic.models import Records
 
-R = TypeVar("R", bound=Base)
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import xarray as xr
 
 
 class Queries(Generic[R]):
@@ -83,3 +87,39 @@ class Queries(Generic[R]):
             delete, *where, remove_file=remove_file, dry_run=dry_run
         )
         return deleted
+
+    def to_pandas(self, *where: Where, order_by: OrderBy = None) -> "pd.DataFrame":
+        """Return the stored records that meet all of some conditions as a table of pandas.
+
+        Arguments, result and errors are those of ``AsyncStore.to_pandas``.
+        """
+        return portal.call(self._behind().to_pandas, *where, order_by=order_by)
+
+    def to_polars(self, *where: Where, order_by: OrderBy = None) -> "pl.DataFrame":
+        """Return the stored records that meet all of some conditions as a table of polars.
+
+        Arguments, result and errors are those of ``AsyncStore.to_polars``.
+        """
+        return portal.call(self._behind().to_polars, *where, order_by=order_by)
+
+    def to_xarray(
+        self,
+        load: Callable[[R], Any],
+        *where: Where,
+        dims: str | Sequence[str] | None = None,
+        max_missing_bytes: int = MAX_MISSING_BYTES,
+    ) -> "xr.Dataset":
+        """Return results on a labelled grid of their parameters.
+
+        Arguments, result and errors are those of ``AsyncStore.to_xarray``; ``load`` is called on
+        the thread that calls.
+        """
+        needed("xarray")
+        records = self.find(*where)
+        return xarray_grid(
+            self._behind()._opening.settings.model,
+            records,
+            load,
+            dims=dims,
+            max_missing_bytes=max_missing_bytes,
+        )

@@ -32,10 +32,12 @@ from tests.simulations import Point, simulate, simulate_async
 
 
 def public(cls: type) -> dict[str, Callable[..., Any]]:
-    """The public methods of a class, and its constructor."""
+    """The public methods of a class, and its constructor; those of the library's own bases, too."""
+    ours = [c for c in reversed(cls.__mro__) if c.__module__.startswith("entropic.")]
     return {
         name: function
-        for name, function in vars(cls).items()
+        for c in ours
+        for name, function in vars(c).items()
         if callable(function) and (not name.startswith("_") or name == "__init__")
     }
 
@@ -53,6 +55,8 @@ def documented_arguments(thing: object) -> list[str]:
 
 TWINS = {"close": "aclose"}
 
+STREAMS = ("as_completed", "iter_find")
+
 
 def test_both_stores_have_the_same_methods() -> None:
     """Each is there twice: awaited, and as a plain call."""
@@ -67,7 +71,7 @@ def test_twin_methods_have_the_same_signature_and_summary(name: str) -> None:
     """Names, kinds, defaults and annotations of all parameters; and what is returned."""
     plain = public(Store)[name]
     awaited = public(AsyncStore)[TWINS.get(name, name)]
-    streams = name == "as_completed"
+    streams = name in STREAMS
     signatures = [inspect.signature(method) for method in (plain, awaited)]
     if streams:  # one is a generator, the other an asynchronous one
         returned = [signature.return_annotation for signature in signatures]
@@ -116,7 +120,7 @@ def test_every_argument_of_a_method_is_documented(name: str) -> None:
     taken = [p for p in inspect.signature(method).parameters if p != "self"]
     assert documented_arguments(method) == taken
     text = inspect.getdoc(method) or ""
-    given = "Yields" if name == "as_completed" else "Returns"
+    given = "Yields" if name in STREAMS else "Returns"
     assert name == "aclose" or (f"\n{given}:\n" in text and "\nRaises:\n" in text)
 
 
