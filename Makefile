@@ -53,8 +53,8 @@ imports: $(VENV)/.dev ## Check which module imports which
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev ## Build the documentation, with warnings as errors, into build/docs
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html \
-	    --doctree-dir build/doctrees docs build/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --write-all --quiet \
+	    --builder html --doctree-dir build/doctrees docs build/docs
 
 format: $(VENV)/.dev ## Format the code and repair what can be repaired
 	$(BIN)/ruff check --fix-only .

@@ -10,6 +10,7 @@ from typing import Any
 
 from docutils.nodes import Element, Text
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject  # type: ignore[attr-defined]
 from sphinx.environment import BuildEnvironment
 
 import entropic
@@ -19,7 +20,6 @@ author = "The entropic developers"
 release = entropic.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
 
 # Every warning is an error. That holds for references to names of ours, too; those of others have
 # their pages elsewhere, and a build needs no network to look for them.
@@ -35,11 +35,13 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
-# As a list below the class: an attribute of its own for each would be documented twice.
-napoleon_use_ivar = True
+napoleon_use_ivar = True  # one list of a class's attributes
+napoleon_attr_annotations = False  # their types are in the signature, or those of columns
 
 html_theme = "furo"
 html_title = f"entropic {release}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False
@@ -52,8 +54,13 @@ def setup(app: Sphinx) -> None:
     """Connect what is below."""
     # Before napoleon, which has the usual 500, makes reStructuredText of a docstring.
     app.connect("autodoc-process-docstring", _tell_the_rest, priority=400)
-    app.connect("autodoc-process-docstring", _link_names, priority=410)
+    app.connect("autodoc-process-docstring", _return_no_type, priority=410)
+    app.connect("autodoc-process-docstring", _link_names, priority=420)
+    app.connect("autodoc-process-signature", _without_making_errors)
     app.connect("missing-reference", _at_its_public_name)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
 
 
 def _tell_the_rest(
@@ -69,6 +76,15 @@ def _tell_the_rest(
     lines.extend(["", *sections[0].splitlines(), ""])
 
 
+def _return_no_type(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep napoleon from taking what stands before a colon for a type: the signature has that."""
+    for number, line in enumerate(lines[:-1]):
+        if line in {"Returns:", "Yields:"}:
+            lines[number + 1] = re.sub(r"^( +)", r"\1: ", lines[number + 1])
+
+
 def _link_names(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
@@ -78,10 +94,17 @@ def _link_names(
         first = found[1].partition(".")[0]
         return f":py:obj:`{found[1]} <entropic.{found[1]}>`" if first in _LINKED else found[0]
 
-    lines[:] = [re.sub(r"(?<!`)``([A-Za-z.]+)``", link, line) for line in lines]
+    lines[:] = [re.sub(r"(?<!`)``([\w.]+)``", link, line) for line in lines]
 
 
 _LINKED = set(entropic.__all__) - {"Mapped", "mapped_column", "__version__"}
+
+
+def _without_making_errors(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """Leave out what an error is made of: users catch them, and read their attributes."""
+    return ("", "") if what == "exception" else None
 
 
 def _at_its_public_name(

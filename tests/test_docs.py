@@ -97,7 +97,7 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 
 def typed_in(blocks: list[str]) -> str:
-    """What an interpreter in the working directory prints that gets these blocks from a terminal."""
+    """What an interpreter in the working directory prints when these blocks are typed in."""
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-i", "-q"],
         input="\n\n".join([*blocks, ""]),  # the empty line that ends a body
