@@ -19,7 +19,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist l
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly bench check lint types imports format clean
+.PHONY: help demo test nightly bench check lint types imports docs format clean
 # The check stops at its first failure, in this order; jobs in parallel would mix their output.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -40,7 +40,7 @@ nightly: $(VENV)/.dev ## Run all tests, the long ones too
 bench: $(VENV)/.dev $(PEERS)/.made ## Measure, beside entropic 2.3.0, its neighbours and bare executors
 	$(BIN)/python -m benchmarks --peers "$(CURDIR)/$(PEERS)/bin/python" --page docs/benchmarks.md $(ARGS)
 
-check: lint types imports test ## Run lint, types, imports and test: what CI runs
+check: lint types imports docs test ## Run lint, types, imports, docs and test: what CI runs
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff check .
@@ -51,6 +51,10 @@ types: $(VENV)/.dev ## Check the types
 
 imports: $(VENV)/.dev ## Check which module imports which
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## Build the documentation, with warnings as errors, into build/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --write-all --quiet \
+	    --builder html --doctree-dir build/doctrees docs build/docs
 
 format: $(VENV)/.dev ## Format the code and repair what can be repaired
 	$(BIN)/ruff check --fix-only .
@@ -75,7 +79,7 @@ $(VENV)/.demo: $(VENV)/.made $(SOURCES)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP_INSTALL) --constraint constraints.txt --editable ".[all,dev]"
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[all,dev,docs]"
 	@touch $@
 
 $(PEERS)/.made: $(VENV)/.made benchmarks/peers.txt

@@ -3,10 +3,14 @@
 What a page shows is checked, too. A comment at the end of an expression, or below it, that reads
 as a Python literal is what the expression must give; what follows an em dash in it is a remark.
 Comments right below a statement that prints are what it must have printed, however wrapped.
+
+A statement may await at the top level, as in a notebook: then it runs on a loop of the page's own.
 """
 
 import ast
+import asyncio
 import gc
+import inspect
 import io
 import logging
 import os
@@ -39,6 +43,14 @@ def empty_folder(
                 "RUNS_DB_URL", place.url
             )
         yield from _folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def page_loop() -> Iterator[asyncio.Runner]:
+    """Where a page awaits; its loop is made when it first does."""
+    runner = asyncio.Runner()
+    yield runner
+    runner.close()
 
 
 def _folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -85,12 +97,15 @@ def _run_block(example: Example) -> None:
 
 
 def _execute(statement: ast.stmt, example: Example) -> tuple[Any, str]:
+    tree: ast.mod = ast.Module([statement], [])
     if isinstance(statement, ast.Expr):
-        code = compile(ast.Expression(statement.value), str(example.path), "eval")
-    else:
-        code = compile(ast.Module([statement], []), str(example.path), "exec")
+        tree = ast.Expression(statement.value)
+    mode = "eval" if isinstance(statement, ast.Expr) else "exec"
+    code = compile(tree, str(example.path), mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     with redirect_stdout(io.StringIO()) as output:
         value = eval(code, example.namespace)  # noqa: S307  the repository's own pages
+        if code.co_flags & inspect.CO_COROUTINE:
+            value = example.namespace["page_loop"].run(value)
     return value, output.getvalue()
 
 
@@ -129,5 +144,5 @@ pytest_collect_file = Sybil(
     parsers=[CodeBlockParser("python", _run_block)],
     patterns=["*.md"],
     setup=_as_main,
-    fixtures=["empty_folder"],
+    fixtures=["empty_folder", "page_loop"],
 ).pytest()

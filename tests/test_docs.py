@@ -1,13 +1,22 @@
-"""What the written pages say about this repository: links, names of tests, the module table."""
+"""What the written pages say about this repository: links, names, the module table, the tutorial.
 
+That the Python of each page does what the page shows is tested by Sybil: see conftest.py.
+"""
+
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import matplotlib.image
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+import entropic
+from tests.scripts import ROOT
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
 
 
 def without_code(page: Path) -> str:
@@ -23,7 +32,7 @@ def anchors(page: Path) -> set[str]:
     return {heading.replace(" ", "-") for heading in words}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Each link within the repository leads to a file, and to a heading if it names one."""
     for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
@@ -35,7 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_are_at_most_100_characters(page: Path) -> None:
     """Except for the rows of tables, which cannot be wrapped."""
     lines = page.read_text(encoding="utf-8").splitlines()
@@ -75,3 +84,45 @@ def test_the_module_table_is_that_of_the_import_contracts() -> None:
         above.add(module)
     modules = {path.stem for path in (ROOT / "entropic").iterdir()}
     assert above == contracts.keys() == modules - {"__init__", "__pycache__", "py"}
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """A page of it says what each is."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in ROOT.glob("docs/reference/*.md"))
+    told = set(re.findall(r"^\.\. [\w:]+:: entropic\.(\w+)", pages, flags=re.MULTILINE))
+    assert told == set(entropic.__all__)
+
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+
+
+def typed_in(blocks: list[str]) -> str:
+    """What an interpreter in the working directory prints when these blocks are typed in."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-i", "-q"],
+        input="\n\n".join([*blocks, ""]),  # the empty line that ends a body
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSTARTUP": "", "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert set(ran.stderr.split()) <= {">>>", "..."}
+    return ran.stdout
+
+
+def test_the_tutorial_can_be_typed_in(folder: Path) -> None:
+    """It prints what it shows, and draws its picture; the next day, nothing is simulated."""
+    text = TUTORIAL.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    shown = re.findall(r"^# (.*)$", "".join(blocks), flags=re.MULTILINE)
+    assert typed_in(blocks).split() == " ".join(shown).split()
+
+    drawn = matplotlib.image.imread(folder / "logistic.png")
+    page = matplotlib.image.imread(ROOT / "docs" / "images" / "logistic.png")
+    assert drawn.shape == page.shape
+    assert abs(drawn - page).mean() < 0.02
+
+    tomorrow = typed_in(blocks)
+    assert "simulating" not in tomorrow
+    assert tomorrow.endswith("\n601 hits, 0 runs\n")
