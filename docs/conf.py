@@ -25,7 +25,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # their pages elsewhere, and a build needs no network to look for them.
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!entropic\b).*")]
-nitpick_ignore = [("py:class", "entropic.async_store.R")]  # a type variable: the model
+nitpick_ignore = [  # a type variable: the model
+    ("py:class", f"entropic.{module}.R") for module in ("async_queries", "async_store", "outlook")
+]
 
 myst_heading_anchors = 3
 myst_links_external_new_tab = False

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from entropic.grid import expand_grid as expand_grid
     from entropic.models import Base as Base
     from entropic.models import Records as Records
+    from entropic.outlook import Explanation as Explanation
+    from entropic.outlook import Nearest as Nearest
+    from entropic.outlook import Plan as Plan
     from entropic.progress import Progress as Progress
     from entropic.recovery import Recovered as Recovered
     from entropic.store import Store as Store
@@ -51,7 +54,10 @@ _HOMES = {
     "AsyncStore": "entropic.async_store",
     "Base": "entropic.models",
     "Dask": "entropic.executors.dask",
+    "Explanation": "entropic.outlook",
     "Mapped": "sqlalchemy.orm",
+    "Nearest": "entropic.outlook",
+    "Plan": "entropic.outlook",
     "Progress": "entropic.progress",
     "Records": "entropic.models",
     "Recovered": "entropic.recovery",

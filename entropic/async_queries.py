@@ -1,12 +1,13 @@
 """What both stores can be asked about what is stored; nothing is run here."""
 
 import functools
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
 
 from entropic._shield import in_own_thread
 from entropic.errors import ParamsError
+from entropic.executors import check_executor
 from entropic.export import (
     MAX_MISSING_BYTES,
     Grid,
@@ -19,7 +20,9 @@ from entropic.export import (
 from entropic.ledger import OrderBy, Where
 from entropic.models import Base, Records
 from entropic.opening import Opening
-from entropic.settings import check_count
+from entropic.outlook import Explanation, Plan
+from entropic.pipeline import Params, as_source
+from entropic.settings import RunSettings, check_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +35,7 @@ R = TypeVar("R", bound=Base)
 class AsyncQueries(Generic[R]):
     """The methods of ``AsyncStore`` that look into what is stored."""
 
+    _EXECUTORS: ClassVar[tuple[str, ...]]
     _opening: Opening[R]
 
     async def find(
@@ -258,6 +262,65 @@ class AsyncQueries(Generic[R]):
         for record in grid.records:
             await in_own_thread(_fill, grid, load, record)
         return await in_own_thread(grid.dataset)
+
+    async def explain(self, params: Params, /) -> Explanation[R]:
+        """Return why a parameter set would run, or would not; run nothing.
+
+        Args:
+            params: The parameters, as of ``run_or_retrieve``.
+
+        Returns:
+            The verdict, which prints as a few lines: that it is stored; who is running it; the
+            failure on record; that its result is gone; or that it is new, with the stored sets
+            that are nearest and the parameters in which they differ.
+
+        Raises:
+            ParamsError: The model cannot take the params.
+            ResultsDirError: The record is there, and the whole folder of its result is not.
+            DatabaseError: The database failed.
+        """
+        async with self._opening.using() as opened:
+            return await opened.pipeline.planner.explain(params)
+
+    async def plan(
+        self,
+        params: Iterable[Params] | AsyncIterable[Params],
+        client: Any = None,
+        *,
+        executor: Any = None,
+        max_workers: int | None = None,
+    ) -> Plan:
+        """Return what a sweep of these parameter sets would meet; run nothing.
+
+        Args:
+            params: The parameter sets, as of ``sweep``.
+            client: As of ``sweep``: where it would run, for an estimate of the time.
+            executor: As of ``sweep``.
+            max_workers: As of ``sweep``.
+
+        Returns:
+            How many distinct sets are stored, being run, on record as failed, and to be run, with
+            an estimate in seconds by the durations on record. It prints as a few lines.
+
+        Raises:
+            SettingsError: An option cannot work.
+            ParamsError: A set that the model cannot take, with its position in the input.
+            ResultsDirError: The whole folder of a result is not there.
+            DatabaseError: The database failed.
+            Exception: What the iterable raised.
+        """
+        settings = RunSettings.of_call(client, executor, max_workers, None, None)
+        if settings.executor is not None:
+            check_executor(settings.executor, self._EXECUTORS)
+        source = as_source(params)
+        async with self._opening.using() as opened:
+            ran_by = await opened.executors.acquire(
+                settings.executor, settings.max_workers, timeout=None
+            )
+            try:
+                return await opened.pipeline.planner.plan(source, ran_by.workers)
+            finally:
+                await opened.executors.release(ran_by)
 
     def _pages(
         self, where: Sequence[Where], order_by: OrderBy, limit: int | None, offset: int | None

@@ -1,14 +1,16 @@
 """``AsyncQueries`` for scripts and notebooks: one delegating line a method."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import AsyncIterable, Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
-from entropic._portal import portal
+from entropic._portal import CallerItems, portal
 from entropic.async_queries import AsyncQueries, R
 from entropic.export import MAX_MISSING_BYTES, needed, xarray_grid
 from entropic.ledger import OrderBy, Where
 from entropic.models import Records
+from entropic.outlook import Explanation, Plan
+from entropic.pipeline import Params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,4 +124,32 @@ class Queries(Generic[R]):
             load,
             dims=dims,
             max_missing_bytes=max_missing_bytes,
+        )
+
+    def explain(self, params: Params, /) -> Explanation[R]:
+        """Return why a parameter set would run, or would not; run nothing.
+
+        Arguments, result and errors are those of ``AsyncStore.explain``.
+        """
+        return portal.call(self._behind().explain, params)
+
+    def plan(
+        self,
+        params: Iterable[Params] | AsyncIterable[Params],
+        client: Any = None,
+        *,
+        executor: Any = None,
+        max_workers: int | None = None,
+    ) -> Plan:
+        """Return what a sweep of these parameter sets would meet; run nothing.
+
+        Arguments, result and errors are those of ``AsyncStore.plan``. An iterable is read on the
+        thread that calls.
+        """
+        return portal.call(
+            self._behind().plan,
+            CallerItems.wrap(params),
+            client,
+            executor=executor,
+            max_workers=max_workers,
         )

@@ -6,7 +6,7 @@ store's claims alive; ``owners`` tells whose claims are a dead process's.
 
 from entropic.leases.flights import Flight, Flights, Key, Waiter, waiting
 from entropic.leases.heartbeat import Heartbeat, Renew
-from entropic.leases.owners import is_alive, is_gone, new_owner
+from entropic.leases.owners import described, is_alive, is_gone, new_owner
 
 __all__ = [
     "Flight",
@@ -15,6 +15,7 @@ __all__ = [
     "Key",
     "Renew",
     "Waiter",
+    "described",
     "is_alive",
     "is_gone",
     "new_owner",

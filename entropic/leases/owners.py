@@ -26,6 +26,15 @@ def new_owner() -> str:
     return json.dumps([platform.node(), _place(), pid, _began(), uuid.uuid4().hex[:12]])
 
 
+def described(owner: str) -> str:
+    """An owner for people: which process of which machine."""
+    try:
+        node, _, pid, _, _ = json.loads(owner)
+    except (ValueError, TypeError, RecursionError):
+        return owner
+    return f"process {pid} of {node}"
+
+
 def is_gone(owner: str) -> bool:
     """Whether an owner was a process of this machine that has ended since.
 

@@ -302,6 +302,15 @@ class Ledger(Generic[R]):
         rows = await self._database.read(self._statements.failures, b_model=self._model)
         return [self._failure(id, attempts, error) for id, attempts, error in rows]
 
+    async def mean_seconds(self) -> float | None:
+        """How long the runners of all stored runs took on average; ``None`` without any.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        ((mean,),) = await self._database.read(self._statements.mean_seconds, b_model=self._model)
+        return None if mean is None else float(mean)
+
     async def registered(self) -> set[str]:
         """The absolute paths of all results that were registered.
 

@@ -103,6 +103,20 @@ class Conditions:
         elements = [ordered for one in _each(wanted) for ordered in self._ordered(one)]
         return [*elements, self._columns["id"].asc()]
 
+    def nearness(self, values: Mapping[str, Any]) -> list[sa.ColumnElement[Any]]:
+        """Orders rows by how little they differ from values of the parameters."""
+        differing, distances = [], []
+        for name, value in values.items():
+            column = self._columns[name]
+            equal = column.is_(None) if value is None else _equal(column, value)
+            if equal is not None:
+                # NULL is not equal, and not NULL here.
+                differing.append(sa.case((equal, 0), else_=1))
+            if _is_measurable(value) and isinstance(column.type, sa.Integer | sa.Float):
+                distances.append(_distance(column, float(value)))
+        zero: sa.ColumnElement[Any] = sa.literal_column("0")
+        return [sum(differing, zero), sum(distances, zero), self._columns["id"].asc()]
+
     def column(self, name: str) -> sa.Column[Any]:
         """The column of a parameter, or a reserved one.
 
@@ -314,6 +328,24 @@ def _furthest(value: float, direction: float) -> float:
     while float_json(further := math.nextafter(value, direction)) == same:
         value = further
     return value
+
+
+# Beyond, differences and products could leave the range of a float, which PostgreSQL refuses.
+_MEASURABLE: Final = 1e150
+
+
+def _is_measurable(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value == 0 or 1 / _MEASURABLE < abs(value) < _MEASURABLE
+
+
+def _distance(column: sa.Column[Any], value: float) -> sa.ColumnElement[Any]:
+    """How far a number is away, in units of the one asked for; 1 where that cannot be said."""
+    number: sa.ColumnElement[float] = sa.cast(column, sa.Double())
+    is_measurable = number.between(-_MEASURABLE, _MEASURABLE)
+    distance = sa.func.abs(number - value) * sa.literal(1 / abs(value) if value else 1.0)
+    return sa.case((is_measurable, distance), else_=1.0)
 
 
 def _bool(condition: Any) -> sa.ColumnElement[bool]:

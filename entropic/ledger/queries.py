@@ -99,6 +99,18 @@ class Queries(Generic[R]):
         found = self._entries(await transaction.fetch(statement, b_ids=keys))
         return self._equal_among(ids, found, selection)
 
+    async def nearest(self, values: Mapping[str, Any], limit: int) -> list[Entry[R]]:
+        """The rows that differ from some values in the fewest parameters, and there by the least.
+
+        Only as far as the database can tell: JSON and arrays differ in any case.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        order = self._conditions.nearness(values)
+        rows = self._statements.found(self._model).order_by(*order).limit(limit)
+        return await self._read(rows, Selection(), self._entries)
+
     async def count(self, where: Sequence[Where]) -> int:
         """How many rows meet all conditions.
 

@@ -217,6 +217,12 @@ class Statements:
         return sa.select(RUN.id, RUN.attempts, RUN.error).where(has_failed).order_by(RUN.id)
 
     @_compiled
+    def mean_seconds(self) -> Any:
+        """The mean duration of the runners."""
+        is_its = RUN.model == _bound("b_model")
+        return sa.select(sa.func.avg(RUN.elapsed_seconds)).where(is_its)
+
+    @_compiled
     def registered(self) -> Any:
         """The paths that were registered."""
         path = RUN.registered_path

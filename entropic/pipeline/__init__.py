@@ -30,6 +30,7 @@ from entropic.pipeline.deleting import Deleter
 from entropic.pipeline.finding import Finder
 from entropic.pipeline.holding import Holder, Landed, RunOptions
 from entropic.pipeline.lookup import Answer, Lookup
+from entropic.pipeline.planning import Planner
 from entropic.pipeline.publishing import Publisher
 from entropic.pipeline.registering import Registrar
 from entropic.pipeline.request import Request
@@ -68,6 +69,7 @@ class Pipeline(Generic[R]):
         registrar: Stores rows for results that were made elsewhere.
         deleter: Removes rows.
         finder: Gives rows by what they hold.
+        planner: Says what would be run, and why.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Pipeline(Generic[R]):
         self.registrar = Registrar(cache, self._lookup)
         self.deleter = Deleter(cache, self._lookup, claims, self._salvage)
         self.finder = Finder(cache, self.deleter)
+        self.planner = Planner(cache, self._lookup)
         self._holder = Holder(cache, claims, publisher, self._salvage, owner=claimant.owner)
         self._runs = Runs(
             runner, cache, self._holder, publisher, claimant=claimant, checksum=checksum

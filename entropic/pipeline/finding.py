@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, Generic, TypeVar
 
+from entropic.artifacts import ResultsFolder
 from entropic.errors import ResultsDirError
 from entropic.ledger import Entry, OrderBy, Where, of_record
 from entropic.models import Base, Records
@@ -71,20 +72,22 @@ class Finder(Generic[R]):
         return deleted
 
     async def _placed(self, entries: Sequence[Entry[R]]) -> Records[R]:
-        return await self._cache.threads.run(self._with_paths, entries)
+        return await self._cache.threads.run(placed, self._cache.folder, entries)
 
-    def _with_paths(self, entries: Sequence[Entry[R]]) -> Records[R]:
-        """In a thread: records with the paths of their results here and now."""
-        for entry in entries:
-            of_record(entry).__dict__["result_file"] = self._path(entry)
-        return Records(map(of_record, entries))
 
-    def _path(self, entry: Entry[R]) -> str:
-        folder, result, record = self._cache.folder, entry.result, of_record(entry)
-        is_here = result.folder == folder.id and result.registered_path is None
-        if is_here and result.name is not None:  # nobody looks whether it is there
-            return folder.given(result.name)
-        try:
-            return locate(folder, record.id, entry) or record.result_file
-        except ResultsDirError:
-            return record.result_file
+def placed(folder: ResultsFolder, entries: Sequence[Entry[R]]) -> Records[R]:
+    """In a thread: the records of entries, with the paths of their results here and now."""
+    for entry in entries:
+        of_record(entry).__dict__["result_file"] = _path(folder, entry)
+    return Records(map(of_record, entries))
+
+
+def _path(folder: ResultsFolder, entry: Entry[R]) -> str:
+    result, record = entry.result, of_record(entry)
+    is_here = result.folder == folder.id and result.registered_path is None
+    if is_here and result.name is not None:  # nobody looks whether it is there
+        return folder.given(result.name)
+    try:
+        return locate(folder, record.id, entry) or record.result_file
+    except ResultsDirError:
+        return record.result_file

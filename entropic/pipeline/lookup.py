@@ -112,8 +112,16 @@ class Lookup(Generic[R]):
             ParamsError: It cannot be run.
             DatabaseError: The database failed.
         """
-        (answer,) = await self._answer(await self.resolve([params]))
+        (answer,) = await self.glance(await self.resolve([params]))
         return answer
+
+    async def glance(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
+        """The same for each of some.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        return await self._answer(sets)
 
     async def _settled(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
         """The same, when what may be about to be settled has had time to be."""
