@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, over
 from entropic._shield import in_own_thread
 from entropic.errors import ParamsError
 from entropic.executors import check_executor
-from entropic.export import (
-    MAX_MISSING_BYTES,
-    Grid,
-    grid_layout,
-    load_result,
-    needed,
-    pandas_frame,
-    polars_frame,
-)
 from entropic.ledger import OrderBy, Where
 from entropic.models import Base, Records
 from entropic.opening import Opening
-from entropic.outlook import Explanation, Plan
 from entropic.pipeline import Params, as_source
 from entropic.settings import RunSettings, check_count
 
@@ -28,6 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     import xarray as xr
+
+    from entropic.export import Grid
+    from entropic.outlook import Explanation, Plan
 
 R = TypeVar("R", bound=Base)
 
@@ -192,6 +185,8 @@ class AsyncQueries(Generic[R]):
             ParamsError: A condition or the order speaks of what the model does not have.
             DatabaseError: The database failed.
         """
+        from entropic.export import needed, pandas_frame
+
         await in_own_thread(needed, "pandas")
         records = await self.find(*where, order_by=order_by)
         return await in_own_thread(pandas_frame, self._opening.settings.model, records)
@@ -212,6 +207,8 @@ class AsyncQueries(Generic[R]):
             ParamsError: A condition or the order speaks of what the model does not have.
             DatabaseError: The database failed.
         """
+        from entropic.export import needed, polars_frame
+
         await in_own_thread(needed, "polars")
         records = await self.find(*where, order_by=order_by)
         return await in_own_thread(polars_frame, self._opening.settings.model, records)
@@ -221,7 +218,7 @@ class AsyncQueries(Generic[R]):
         load: Callable[[R], Any],
         *where: Where,
         dims: str | Sequence[str] | None = None,
-        max_missing_bytes: int = MAX_MISSING_BYTES,
+        max_missing_bytes: int = 1 << 30,
     ) -> "xr.Dataset":
         """Return results on a labelled grid of their parameters.
 
@@ -248,6 +245,8 @@ class AsyncQueries(Generic[R]):
             DatabaseError: The database failed.
             Exception: What ``load`` raised, with a note that names the record.
         """
+        from entropic.export import grid_layout, needed
+
         await in_own_thread(needed, "xarray")
         records = await self.find(*where)
         grid = await in_own_thread(
@@ -263,7 +262,7 @@ class AsyncQueries(Generic[R]):
             await in_own_thread(_fill, grid, load, record)
         return await in_own_thread(grid.dataset)
 
-    async def explain(self, params: Params, /) -> Explanation[R]:
+    async def explain(self, params: Params, /) -> "Explanation[R]":
         """Return why a parameter set would run, or would not; run nothing.
 
         Args:
@@ -289,7 +288,7 @@ class AsyncQueries(Generic[R]):
         *,
         executor: Any = None,
         max_workers: int | None = None,
-    ) -> Plan:
+    ) -> "Plan":
         """Return what a sweep of these parameter sets would meet; run nothing.
 
         Args:
@@ -344,7 +343,9 @@ class AsyncQueries(Generic[R]):
                     yield record
 
 
-def _fill(grid: Grid[R], load: Callable[[R], Any], record: R) -> None:
+def _fill(grid: "Grid[R]", load: Callable[[R], Any], record: R) -> None:
+    from entropic.export import load_result
+
     grid.fill(record, load_result(load, record))
 
 

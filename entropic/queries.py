@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from entropic._portal import CallerItems, portal
 from entropic.async_queries import AsyncQueries, R
-from entropic.export import MAX_MISSING_BYTES, needed, xarray_grid
 from entropic.ledger import OrderBy, Where
 from entropic.models import Records
-from entropic.outlook import Explanation, Plan
 from entropic.pipeline import Params
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     import xarray as xr
+
+    from entropic.outlook import Explanation, Plan
 
 
 class Queries(Generic[R]):
@@ -109,13 +109,15 @@ class Queries(Generic[R]):
         load: Callable[[R], Any],
         *where: Where,
         dims: str | Sequence[str] | None = None,
-        max_missing_bytes: int = MAX_MISSING_BYTES,
+        max_missing_bytes: int = 1 << 30,
     ) -> "xr.Dataset":
         """Return results on a labelled grid of their parameters.
 
         Arguments, result and errors are those of ``AsyncStore.to_xarray``; ``load`` is called on
         the thread that calls.
         """
+        from entropic.export import needed, xarray_grid
+
         needed("xarray")
         records = self.find(*where)
         return xarray_grid(
@@ -126,7 +128,7 @@ class Queries(Generic[R]):
             max_missing_bytes=max_missing_bytes,
         )
 
-    def explain(self, params: Params, /) -> Explanation[R]:
+    def explain(self, params: Params, /) -> "Explanation[R]":
         """Return why a parameter set would run, or would not; run nothing.
 
         Arguments, result and errors are those of ``AsyncStore.explain``.
@@ -140,7 +142,7 @@ class Queries(Generic[R]):
         *,
         executor: Any = None,
         max_workers: int | None = None,
-    ) -> Plan:
+    ) -> "Plan":
         """Return what a sweep of these parameter sets would meet; run nothing.
 
         Arguments, result and errors are those of ``AsyncStore.plan``. An iterable is read on the

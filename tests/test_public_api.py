@@ -198,6 +198,16 @@ def test_a_store_loads_no_more_than_it_needs() -> None:
     assert not loaded & HEAVY
 
 
+def test_what_looks_into_a_store_is_loaded_by_its_first_call() -> None:
+    """Most programs run and retrieve: the import is to stay near that of SQLAlchemy."""
+    program = "from entropic import Store\nimport sys\nprint(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    late = ("export", "outlook", "models.custom", "ledger.conditions", "pipeline.planning")
+    assert not {f"entropic.{name}" for name in late} & set(ran.stdout.split())
+
+
 def error_classes() -> Iterator[type[EntropicError]]:
     """Every class of the tree."""
     for cls in vars(errors).values():

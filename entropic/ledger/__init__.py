@@ -9,24 +9,25 @@ import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from entropic._shield import in_own_thread
 from entropic.database import Begin, Database, Transaction
 from entropic.errors import EntropicError, Failure, IdConflictError, RemoteRunError, SchemaError
 from entropic.identity import Identity, ParameterSet, is_heavy, shortened
-from entropic.ledger.conditions import OrderBy, Where
 from entropic.ledger.entries import (
     Claim,
     Entry,
     Finished,
+    OrderBy,
     Published,
     Result,
     State,
+    Where,
     is_fenced,
     of_record,
 )
-from entropic.ledger.queries import Queries
 from entropic.ledger.reading import RowReader
 from entropic.ledger.statements import RESULT_COLUMNS, statements_for
 from entropic.models import Base, detached
@@ -45,6 +46,9 @@ __all__ = [
     "of_record",
 ]
 
+if TYPE_CHECKING:
+    from entropic.ledger.queries import Queries
+
 R = TypeVar("R", bound=Base)
 T = TypeVar("T")
 RunT = TypeVar("RunT", bound=Finished)
@@ -58,9 +62,6 @@ class Ledger(Generic[R]):
         identity: The model's rules in it.
         model: The model's name in the side tables.
         record_class: What records are made of.
-
-    Attributes:
-        queries: Asks for rows by what they hold.
     """
 
     def __init__(
@@ -72,7 +73,13 @@ class Ledger(Generic[R]):
         self._class = record_class
         self._reader = RowReader(identity, record_class)
         self._statements = statements_for(database, identity)
-        self.queries = Queries(database, identity, model, self._reader)
+
+    @cached_property
+    def queries(self) -> "Queries[R]":
+        """Asks for rows by what they hold."""
+        from entropic.ledger.queries import Queries  # not loaded by who only runs and retrieves
+
+        return Queries(self._database, self._identity, self._model, self._reader)
 
     async def look_up(self, ids: Sequence[str]) -> dict[str, Entry[R]]:
         """What there is under each of these ids; every id is in the answer.

@@ -20,22 +20,8 @@ from entropic.errors import ParamsError
 from entropic.identity import Identity, shortened
 from entropic.identity.canonical import float_json
 from entropic.identity.coercion import nearest
-from entropic.models import (
-    RESERVED,
-    Base,
-    CustomOrder,
-    CustomValue,
-    EnumValue,
-    ExactDecimal,
-    PathText,
-    UtcDateTime,
-)
-
-Where = sa.ColumnElement[bool] | Mapping[str, Any]
-"""A condition on a model's rows, or a dict of values that they are to have."""
-
-OrderBy = Any
-"""A column, what ``asc`` and ``desc`` make of one, its name (``"-dt"``), or several of these."""
+from entropic.models import RESERVED, Base, EnumValue, ExactDecimal, PathText, UtcDateTime
+from entropic.models.custom import CustomOrder, CustomValue
 
 _ORDERINGS: Final = {operators.lt, operators.le, operators.gt, operators.ge}
 

@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import sqlalchemy as sa
+
 from entropic.errors import Failure
 from entropic.identity import ParameterSet
 from entropic.models import Base
 
 R = TypeVar("R", bound=Base)
+
+Where = sa.ColumnElement[bool] | Mapping[str, Any]
+"""A condition on a model's rows, or a dict of values that they are to have."""
+
+OrderBy = Any
+"""A column, what ``asc`` and ``desc`` make of one, its name (``"-dt"``), or several of these."""
 
 
 @dataclass(slots=True)  # frozen, to make one of each row would take six times as long

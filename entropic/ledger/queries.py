@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from entropic.database import Database, Statement, Transaction
 from entropic.errors import SchemaError
 from entropic.identity import Identity, shortened
-from entropic.ledger.conditions import Conditions, OrderBy, Selection, Where, check_values
-from entropic.ledger.entries import Entry, of_record
+from entropic.ledger.conditions import Conditions, Selection, check_values
+from entropic.ledger.entries import Entry, OrderBy, Where, of_record
 from entropic.ledger.reading import RowReader
 from entropic.ledger.statements import statements_for
 from entropic.models import Base

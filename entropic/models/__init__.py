@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import (
@@ -31,7 +31,6 @@ from sqlalchemy.orm import (
 from sqlalchemy.orm.exc import UnmappedClassError
 
 from entropic.errors import ModelError
-from entropic.models.custom import CustomOrder, CustomValue
 from entropic.models.records import NotLoaded, Records, html_of, line_of
 from entropic.models.side_tables import columns_table, models_table, runs_table, side_tables
 from entropic.models.types import (
@@ -47,11 +46,12 @@ from entropic.models.types import (
     load_json,
 )
 
+if TYPE_CHECKING:
+    from entropic.models.custom import CustomValue
+
 __all__ = [
     "RESERVED",
     "Base",
-    "CustomOrder",
-    "CustomValue",
     "EnumValue",
     "ExactDecimal",
     "JsonText",
@@ -144,7 +144,7 @@ class Base(DeclarativeBase):
                 column.type = UtcDateTime()
 
     @staticmethod
-    def custom(key: str) -> CustomValue:
+    def custom(key: str) -> "CustomValue":
         """What ``custom_data`` has under a key, for a condition of ``find``.
 
         It can be compared with a text, a number, a bool or ``None``, by the operators and by
@@ -160,6 +160,8 @@ class Base(DeclarativeBase):
         Raises:
             ParamsError: The key is no text; or, where it is compared, the value is none of these.
         """
+        from entropic.models.custom import CustomValue  # which most programs do without
+
         return CustomValue(key)
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import functools
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder
 from entropic.errors import (
@@ -30,7 +30,6 @@ from entropic.pipeline.deleting import Deleter
 from entropic.pipeline.finding import Finder
 from entropic.pipeline.holding import Holder, Landed, RunOptions
 from entropic.pipeline.lookup import Answer, Lookup
-from entropic.pipeline.planning import Planner
 from entropic.pipeline.publishing import Publisher
 from entropic.pipeline.registering import Registrar
 from entropic.pipeline.request import Request
@@ -46,6 +45,9 @@ from entropic.worker import Runner, running
 _IO_THREADS: Final = 4
 
 __all__ = ["Claimant", "Params", "Pipeline", "RunOptions", "Source", "Wanted", "as_source"]
+
+if TYPE_CHECKING:
+    from entropic.pipeline.planning import Planner
 
 R = TypeVar("R", bound=Base)
 
@@ -69,7 +71,6 @@ class Pipeline(Generic[R]):
         registrar: Stores rows for results that were made elsewhere.
         deleter: Removes rows.
         finder: Gives rows by what they hold.
-        planner: Says what would be run, and why.
     """
 
     def __init__(
@@ -101,11 +102,17 @@ class Pipeline(Generic[R]):
         self.registrar = Registrar(cache, self._lookup)
         self.deleter = Deleter(cache, self._lookup, claims, self._salvage)
         self.finder = Finder(cache, self.deleter)
-        self.planner = Planner(cache, self._lookup)
         self._holder = Holder(cache, claims, publisher, self._salvage, owner=claimant.owner)
         self._runs = Runs(
             runner, cache, self._holder, publisher, claimant=claimant, checksum=checksum
         )
+
+    @functools.cached_property
+    def planner(self) -> "Planner[R]":
+        """Says what would be run, and why."""
+        from entropic.pipeline.planning import Planner  # not loaded by who only runs
+
+        return Planner(self._cache, self._lookup)
 
     async def collect(
         self,

@@ -28,7 +28,6 @@ class Finder(Generic[R]):
 
     def __init__(self, cache: Cache[R], deleter: Deleter[R]) -> None:
         self._cache = cache
-        self._queries = cache.ledger.queries
         self._deleter = deleter
 
     async def find(
@@ -39,7 +38,9 @@ class Finder(Generic[R]):
         offset: int | None = None,
     ) -> Records[R]:
         """The records that meet all conditions, in order."""
-        return await self._placed(await self._queries.entries(where, order_by, limit, offset))
+        return await self._placed(
+            await self._cache.ledger.queries.entries(where, order_by, limit, offset)
+        )
 
     async def pages(
         self,
@@ -54,17 +55,19 @@ class Finder(Generic[R]):
         taken would keep SQLite's writers waiting. What was deleted meanwhile, or meets the
         conditions no longer, is left out.
         """
-        ids = await self._queries.ids(where, order_by, limit, offset)
+        ids = await self._cache.ledger.queries.ids(where, order_by, limit, offset)
         for start in range(0, len(ids), BATCH):
-            yield await self._placed(await self._queries.among(ids[start : start + BATCH], where))
+            yield await self._placed(
+                await self._cache.ledger.queries.among(ids[start : start + BATCH], where)
+            )
 
     async def count(self, where: Sequence[Where]) -> int:
         """How many there are."""
-        return await self._queries.count(where)
+        return await self._cache.ledger.queries.count(where)
 
     async def delete(self, where: Sequence[Where], *, remove_file: bool) -> int:
         """Remove them; how many."""
-        ids = await self._queries.ids(where)
+        ids = await self._cache.ledger.queries.ids(where)
         deleted = 0
         for start in range(0, len(ids), _DELETED_AT_ONCE):
             some = ids[start : start + _DELETED_AT_ONCE]
