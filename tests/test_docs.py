@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+PAGES = [
+    page
+    for folder in ("", "docs/", "benchmarks/", "examples/service/")
+    for page in ROOT.glob(f"{folder}*.md")
+]
 
 
 def without_code(page: Path) -> str:
@@ -23,7 +27,7 @@ def anchors(page: Path) -> set[str]:
     return {heading.replace(" ", "-") for heading in words}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Each link within the repository leads to a file, and to a heading if it names one."""
     for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
@@ -35,7 +39,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_are_at_most_100_characters(page: Path) -> None:
     """Except for the rows of tables, which cannot be wrapped."""
     lines = page.read_text(encoding="utf-8").splitlines()
