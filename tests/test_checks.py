@@ -58,3 +58,5 @@ def test_the_workflow_runs_the_check_on_each_python_that_is_promised() -> None:
     assert PROJECT["requires-python"] == f">={tried[0]}"
     said = re.findall(r":: Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
     assert said == tried[: len(said)]
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"Python {tried[0]} to {tried[-1]}" in told
