@@ -445,12 +445,9 @@ def test_a_parameter_may_have_any_name(make_store: MakeStore) -> None:
 
 def sqlite(statement: str, kind: sa.types.TypeEngine[Any]) -> Any:
     """What a type makes of what is in the database."""
-    engine = sa.create_engine("sqlite://")
-    with engine.connect() as connection:
+    with sa.create_engine("sqlite://", poolclass=sa.NullPool).connect() as connection:
         text = sa.text(statement).columns(x=kind)
-        value = connection.execute(text).scalar_one()
-    engine.dispose()
-    return value
+        return connection.execute(text).scalar_one()
 
 
 @pytest.mark.parametrize(
