@@ -163,7 +163,7 @@ def value(text: str) -> Any:
     """A number where the text is one; the model says whether it may be a text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -171,7 +171,7 @@ def parameter_sets(body: bytes) -> Any:
     """A list of sets as it is, a grid as the list of its sets."""
     try:
         sets = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParamsError(f"the body is no JSON: {error}") from error
     if not isinstance(sets, dict):
         return sets
