@@ -18,12 +18,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-_LONGEST = 65536  # bytes of a message
+_LONGEST = 65536  # bytes of a request; the next one follows when it is answered
+_NUMBER = 12  # bytes of an answer
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends that hand on messages, each whole and by itself."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Two ends of a stream: macOS has no socket of packets that tells when the other end closes."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def _send_number(stream: socket.socket, number: int) -> None:
+    stream.sendall(str(number).rjust(_NUMBER).encode())
+
+
+def _receive_number(stream: socket.socket) -> int:
+    return int(stream.recv(_NUMBER, socket.MSG_WAITALL))
 
 
 class Forked:
@@ -33,7 +42,7 @@ class Forked:
         self.stdout: IO[str] | None = stdout
         self.returncode: int | None = None
         self._answers = answers
-        self.pid = int(answers.recv(_LONGEST))
+        self.pid = _receive_number(answers)
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
@@ -54,7 +63,7 @@ class Forked:
         if self.returncode is None:
             self._answers.settimeout(timeout)
             try:
-                self.returncode = int(self._answers.recv(_LONGEST))
+                self.returncode = _receive_number(self._answers)
             except TimeoutError:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0) from None
             self._answers.close()
@@ -118,7 +127,7 @@ def _serve(requests: socket.socket) -> dict[str, Any]:
         answers = socket.socket(fileno=answering)
         if not (pid := os.fork()):
             break
-        answers.sendall(b"%d" % pid)
+        _send_number(answers, pid)
         under_way[pid] = answers
         for output in outputs:
             os.close(output)
@@ -138,7 +147,7 @@ def _tell_of_ends(under_way: dict[int, socket.socket]) -> None:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             with under_way.pop(pid) as answers, contextlib.suppress(OSError):
-                answers.sendall(b"%d" % os.waitstatus_to_exitcode(status))
+                _send_number(answers, os.waitstatus_to_exitcode(status))
 
 
 def _become(request: Mapping[str, Any]) -> tuple[types.CodeType, dict[str, Any]]:

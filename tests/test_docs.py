@@ -16,7 +16,12 @@ import pytest
 import entropic
 from tests.scripts import ROOT
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("benchmarks/*.md"),
+    *ROOT.glob("examples/service/*.md"),
+]
 
 
 def without_code(page: Path) -> str:

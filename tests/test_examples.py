@@ -59,15 +59,6 @@ def test_the_demo_keeps_a_folder_that_it_is_given(folder: Path) -> None:
     assert sorted(f"{id}.npy" for (id,) in stored) == [result.name for result in results]
 
 
-def test_the_service_simulates_each_set_once_for_a_hundred_requests() -> None:
-    """All of them are answered; asked once more, nothing is simulated; a slip is explained."""
-    output = run("async_service.py")
-    assert simulated(output) == [5, 0]
-    assert output.count("100 requests") == 2
-    assert output.count("for 5 parameter sets") == 2
-    assert "did you mean 'drift'?" in output
-
-
 def test_the_pendulums_are_solved_in_processes_and_drawn(folder: Path) -> None:
     """Once; the second time the plot is drawn from what is stored."""
     assert "6 pendulums: 6 simulated, 0 stored" in run("ode_sweep.py", str(folder))
@@ -88,3 +79,16 @@ def test_the_external_solver_is_stopped_when_it_is_late() -> None:
     assert "8 cases solved" in output
     assert "99 cells: the run took longer than timeout=2 seconds; it was stopped" in output
     assert "9 from the log: solving 3 cells" in output
+
+
+def test_the_search_goes_the_same_way_and_simulates_only_what_is_new(folder: Path) -> None:
+    """Failed trials are told as failed; started again, the search costs no runs, theirs neither."""
+    outputs = [run("optuna_search.py", str(folder), rounds) for rounds in ("5", "5", "7")]
+    assert [output.split(" trials")[0] for output in outputs] == ["20", "20", "28"]
+    assert [simulated(output) for output in outputs] == [[20], [0], [8]]
+    failed = [int(count) for output in outputs for count in re.findall(r"(\d+) failed", output)]
+    assert 0 < failed[0] < 20
+    assert failed[1] == failed[0]
+    assert len(list((folder / "results").glob("*.npy"))) == 28 - failed[2]
+    best = [output.split("the best: ")[1] for output in outputs]
+    assert best[1] == best[0]

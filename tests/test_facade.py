@@ -573,7 +573,7 @@ store.close()
 @pytest.mark.parametrize("children", [10, pytest.param(200, marks=pytest.mark.nightly)])
 def test_a_child_that_is_forked_while_others_write_can_write(children: int) -> None:
     """SQLite keeps its locks in the memory of the process, and a child would inherit them."""
-    lines, _ = scripts.run(scripts.arguments(CHILDREN=children) + FORKING)
+    lines, _ = scripts.run(scripts.arguments(CHILDREN=children) + FORKING, *STRICT)
     assert lines == [" ".join(["0"] * children)]
     assert databases.ask("SELECT count(*) FROM points WHERE n < 0") == [children]
     assert databases.current().is_sound()

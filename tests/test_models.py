@@ -445,12 +445,9 @@ def test_a_parameter_may_have_any_name(make_store: MakeStore) -> None:
 
 def sqlite(statement: str, kind: sa.types.TypeEngine[Any]) -> Any:
     """What a type makes of what is in the database."""
-    engine = sa.create_engine("sqlite://")
-    with engine.connect() as connection:
+    with sa.create_engine("sqlite://", poolclass=sa.NullPool).connect() as connection:
         text = sa.text(statement).columns(x=kind)
-        value = connection.execute(text).scalar_one()
-    engine.dispose()
-    return value
+        return connection.execute(text).scalar_one()
 
 
 @pytest.mark.parametrize(
@@ -892,7 +889,7 @@ def test_an_enum_is_stored_by_value(member: Any, stored: Any) -> None:
     """As a text, or as JSON where not all values are texts; and read back as its member."""
     kind = EnumValue(type(member) if member is not None else Color)
     bound = sa.literal(member, kind)
-    with sa.create_engine("sqlite://").connect() as connection:
+    with sa.create_engine("sqlite://", poolclass=sa.NullPool).connect() as connection:
         as_it_is = sa.select(sa.func.coalesce(bound, sa.null(), type_=sa.String()))
         assert connection.execute(as_it_is).scalar_one() == stored
         assert connection.execute(sa.select(sa.literal(member, kind))).scalar_one() is member
