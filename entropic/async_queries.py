@@ -1,6 +1,7 @@
 """What both stores can be asked about what is stored; nothing is run here."""
 
 import functools
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
@@ -135,13 +136,18 @@ class AsyncQueries(Generic[R]):
         self, *where: Where, remove_file: bool = False, dry_run: Literal[True]
     ) -> Records[R]: ...
 
+    @overload
+    async def delete_where(
+        self, *where: Where, remove_file: bool = False, dry_run: bool
+    ) -> int | Records[R]: ...
+
     async def delete_where(
         self, *where: Where, remove_file: bool = False, dry_run: bool = False
     ) -> int | Records[R]:
         """Remove the stored runs that meet all of some conditions.
 
-        They go a hundred at a time, each hundred in one step. One that meets the conditions no
-        longer when its turn comes, as it was run again meanwhile, stays.
+        They go a hundred at a time, each hundred in one step. One that is run again before its
+        turn comes stays.
 
         Args:
             where: As of ``find``; at least one. ``sqlalchemy.true()`` is met by all.
@@ -224,8 +230,8 @@ class AsyncQueries(Generic[R]):
 
         Args:
             load: Takes a record and returns its result: an array, a number, a dict of them, or
-                what xarray has. ``AsyncStore`` calls it in threads, one record after another;
-                ``Store`` on the calling thread.
+                what xarray has. ``AsyncStore`` awaits an ``async def``, and calls any other in
+                threads, one record after another; ``Store`` calls it on the calling thread.
             where: As of ``find``.
             dims: The parameters that are the grid's dimensions, in this order, or ``"id"`` for
                 one dimension of runs; by default all that differ among the records. The others
@@ -259,7 +265,10 @@ class AsyncQueries(Generic[R]):
             )
         )
         for record in grid.records:
-            await in_own_thread(_fill, grid, load, record)
+            if inspect.iscoroutinefunction(load):
+                await in_own_thread(grid.fill, record, await load(record))
+            else:
+                await in_own_thread(_fill, grid, load, record)
         return await in_own_thread(grid.dataset)
 
     async def explain(self, params: Params, /) -> "Explanation[R]":

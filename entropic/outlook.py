@@ -6,12 +6,17 @@ What is known of the runs is found out by ``pipeline``; nothing is run for it.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from datetime import date
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from entropic.errors import Failure
 from entropic.models import Base
+from entropic.models.records import cut, printable, shown
 
 R = TypeVar("R", bound=Base)
+
+_LINE: Final = 200  # characters
+_DAY_SECONDS: Final = 86400.0
 
 Verdict = Literal["stored", "running", "failed", "lost", "new"]
 
@@ -62,7 +67,10 @@ class Nearest(Generic[R]):
     differences: Mapping[str, tuple[Any, Any]]
 
     def __repr__(self) -> str:
-        told = (f"{name} is {of[0]!r}, not {of[1]!r}" for name, of in self.differences.items())
+        told = [
+            f"{name} is {shown(stored)}, not {shown(asked)}"
+            for name, (stored, asked) in self.differences.items()
+        ]
         return f"{self.record.id}: {', '.join(told) or 'the same, under another id'}"
 
 
@@ -117,12 +125,35 @@ class Explanation(Generic[R]):
         if self.failure is not None:
             error = self.failure.exception
             name = getattr(error, "type_name", None) or type(error).__qualname__
-            return [f"{name.removeprefix('builtins.')}: {error}"]
+            first, *more = str(error).splitlines() or [""]
+            text = printable(f"{name.removeprefix('builtins.')}: {first}")
+            return [cut(text, _LINE) + (" ..." if more else "")]
         if self.record is not None:
             return [self.record.result_file]
         if not self.nearest:
             return []
         return ["nearest of what is stored:", *(f"  {one!r}" for one in self.nearest)]
+
+
+def farness(differences: Mapping[str, tuple[Any, Any]]) -> tuple[int, float]:
+    """Orders stored sets by how little they differ from the one asked for.
+
+    First by the number of parameters, then by how far those are: numbers in units of the one that
+    was asked for, times in days, all else by 1.
+    """
+    return len(differences), sum(_distance(*pair) for pair in differences.values())
+
+
+def _distance(stored: Any, asked: Any) -> float:
+    try:
+        if isinstance(asked, bool):
+            return 1.0
+        if isinstance(asked, date):
+            return float(abs((stored - asked).total_seconds())) / _DAY_SECONDS
+        distance = float(abs(stored - asked))
+    except (TypeError, ValueError, ArithmeticError):  # no numbers, or beyond all floats
+        return 1.0
+    return distance / abs(float(asked)) if asked else distance
 
 
 def eta_seconds(to_run: int, in_flight: int, workers: int, mean: float | None) -> float | None:

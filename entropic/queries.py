@@ -77,6 +77,11 @@ class Queries(Generic[R]):
         self, *where: Where, remove_file: bool = False, dry_run: Literal[True]
     ) -> Records[R]: ...
 
+    @overload
+    def delete_where(
+        self, *where: Where, remove_file: bool = False, dry_run: bool
+    ) -> int | Records[R]: ...
+
     def delete_where(
         self, *where: Where, remove_file: bool = False, dry_run: bool = False
     ) -> int | Records[R]:

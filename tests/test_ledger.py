@@ -76,7 +76,7 @@ class Driven:
         async def forget(entries: list[Entry[Any]]) -> list[Result]:
             return [entry.result for entry in entries]
 
-        deleted = await self.ledger.delete([parameters.id], forget, gone)
+        deleted = await self.ledger.delete({parameters.id: None}, forget, gone)
         return deleted[0] if deleted else None
 
     async def entry(self, parameters: ParameterSet) -> Any:

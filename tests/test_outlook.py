@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,54 @@ def test_what_is_new_is_compared_with_the_nearest(
     assert lines[2].endswith(": dt is 0.010001, not 0.01")
     other = {**base, "n": 7, "config": {"k": [3]}, "word": None}
     assert store.explain(other).nearest[0].differences == {"config": ({"k": [2]}, {"k": [3]})}
+
+
+class Words(Base):
+    """No number at all."""
+
+    __tablename__ = "words"
+
+    word: Mapped[str]
+    exact: Mapped[Decimal | None]
+    day: Mapped[date | None]
+    config: Mapped[dict[str, Any] | None]
+
+
+def test_sets_without_numbers_have_neighbours(make_store: Any, database: databases.Place) -> None:
+    """By decimals, dates and JSON, too."""
+
+    def write_word(params: dict[str, Any]) -> None:
+        Path(params["result_file"]).write_text("x")
+
+    store = make_store(runner=write_word, result_cls=Words, file_suffix=".txt")
+    assert store.explain({"word": "a"}).nearest == []
+    days = [date(2026, 1, day) for day in (1, 5, 28)]
+    store.sweep({"word": "w", "exact": Decimal(n), "day": days[0]} for n in range(60))
+    store.sweep({"word": "w", "exact": Decimal(-1), "day": day} for day in days)
+    store.sweep({"word": f"c{n}", "config": {"k": [n]}} for n in range(50))
+    found = store.explain({"word": "w", "exact": Decimal("50.1"), "day": days[0]})
+    assert found.nearest[0].differences == {"exact": (Decimal(50), Decimal("50.1"))}
+    found = store.explain({"word": "w", "exact": Decimal(-1), "day": date(2026, 1, 6)})
+    assert found.nearest[0].record.day == days[1]
+    found = store.explain({"word": "new", "config": {"k": [7]}})
+    assert found.nearest[0].differences == {"word": ("c7", "new")}
+
+
+def test_an_outlook_is_a_few_lines_whatever_is_in_it(make_store: Any) -> None:
+    """Large values and long messages are cut."""
+
+    def fails_at_length(params: dict[str, Any]) -> None:
+        raise ValueError("line one\x1b[31m\n" + "another line\n" * 3000)
+
+    store = make_store(runner=write, result_cls=Settled, file_suffix=".txt")
+    base: dict[str, Any] = {"n": 1, "dt": 0.5, "word": None}
+    store.run_or_retrieve({**base, "config": {"k": list(range(20_000))}})
+    text = repr(store.explain({**base, "config": {"k": list(range(20_001))}}))
+    assert len(text) < 500
+    store = make_store(runner=fails_at_length)
+    store.sweep([{"n": 1}], on_error="skip")
+    text = repr(store.explain({"n": 1}))
+    assert text.splitlines()[1:] == ["  ValueError: line one\\x1b[31m ..."]
 
 
 @pytest.mark.parametrize("asked", [0.0, 5e-324, 1.7e308, -1e160, float("inf"), 1e-300])

@@ -559,7 +559,7 @@ def _plan(statement: Any, ids: list[str], options: str = "COSTS") -> list[str]:
 
     async def explain() -> None:
         connection = await asyncpg.connect(databases.url())
-        given = {**statement._constants, **values}
+        given = {**statement.constants, **values}
         try:
             await connection.set_type_codec("json", encoder=str, decoder=str, schema="pg_catalog")
             await connection.execute("BEGIN")

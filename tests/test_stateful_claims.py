@@ -297,7 +297,7 @@ class LedgersAgainstAModel(RuleBasedStateMachine):
         """The row goes; tokens stay, and so does a run that is under way."""
         it = self.of(n)
         gone = self.dead() if knows else []
-        deleted = self.run(self.ledgers[who].delete([self.id(n)], self.forget, gone))
+        deleted = self.run(self.ledgers[who].delete({self.id(n): None}, self.forget, gone))
         assert bool(deleted) == (it.content is not None)
         if it.content is None:
             return

@@ -193,6 +193,10 @@ class Dialect(Protocol):
         """A text, to be compared and ordered by its code points."""
         ...
 
+    def by_decimal_value(self, text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """A decimal that is kept as text, to be compared and ordered by its value, exactly."""
+        ...
+
     def insert(self, table: sa.FromClause) -> Any:
         """An insert that can also update, or do nothing, on a conflict."""
         ...

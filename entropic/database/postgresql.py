@@ -315,6 +315,11 @@ class PostgreSQL:
         return sa.collate(text, "C")
 
     @staticmethod
+    def by_decimal_value(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """As a number, which has every digit here."""
+        return sa.cast(text, sa.Numeric())
+
+    @staticmethod
     def insert(table: Any) -> Any:
         """An insert that can also update, or do nothing, on a conflict."""
         return postgresql.insert(table)

@@ -6,6 +6,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -36,6 +37,9 @@ _WAL_FIXED_LINES: Final = ((3, 50, 7), (3, 44, 6))
 
 # SQLAlchemy quotes neither of these, and SQLite takes neither for a name.
 _MORE_RESERVED_WORDS: Final = ("nothing", "returning")
+
+# The order of decimals that are kept as text.
+_DECIMALS: Final = "entropic_decimals"
 
 # Options of Python's sqlite3 that people have in their URLs; entropic sets what it needs.
 _DRIVER_OPTIONS: Final = frozenset(
@@ -234,6 +238,15 @@ _BEGIN: Final = {
 }
 
 
+def _compare_decimals(one: str, other: str) -> int:
+    """Which of two decimals is larger: 1, 0 or -1; what is none is smaller than all that are."""
+    try:
+        left, right = Decimal(one), Decimal(other)
+        return (left > right) - (left < right)
+    except ArithmeticError:  # another program has written it
+        return (one > other) - (one < other)
+
+
 class SQLite:
     """What is special about SQLite."""
 
@@ -281,6 +294,7 @@ class SQLite:
         def connect() -> sqlite3.Connection:
             made = sqlite3.connect(path, **options)
             made.execute("PRAGMA case_sensitive_like = ON")  # as it is on other databases
+            made.create_collation(_DECIMALS, _compare_decimals)
             return made
 
         connection = _Connection(connect, 64)
@@ -358,6 +372,11 @@ class SQLite:
     def by_code_points(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """A text as it is: SQLite compares the bytes of UTF-8, which have the same order."""
         return text
+
+    @staticmethod
+    def by_decimal_value(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """By an order of ours: as numbers, SQLite knows 15 digits of them."""
+        return sa.collate(text, _DECIMALS)
 
     @staticmethod
     def insert(table: Any) -> Any:

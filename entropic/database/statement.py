@@ -24,6 +24,10 @@ class Statement:
         element: The statement.
         compiler: SQLAlchemy's dialect, as its engine has set it up.
         dialect: Knows what the driver returns.
+
+    Attributes:
+        sql: Its text.
+        constants: The values that it has from the beginning, by the names they are bound under.
     """
 
     def __init__(
@@ -32,7 +36,7 @@ class Statement:
         compiled = element.compile(dialect=compiler)
         assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
         self.sql = compiled.string
-        self._constants = compiled.params
+        self.constants = compiled.params
         self._binds = [
             (name, compiled.binds[name].type.dialect_impl(compiler).bind_processor(compiler))
             for name in compiled.positiontup or ()
@@ -47,7 +51,7 @@ class Statement:
 
     def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values in the statement's order, as the driver takes them."""
-        given = {**self._constants, **values}
+        given = {**self.constants, **values}
         return tuple(
             given[name] if process is None else process(given[name])
             for name, process in self._binds

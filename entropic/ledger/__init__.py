@@ -309,15 +309,6 @@ class Ledger(Generic[R]):
         rows = await self._database.read(self._statements.failures, b_model=self._model)
         return [self._failure(id, attempts, error) for id, attempts, error in rows]
 
-    async def mean_seconds(self) -> float | None:
-        """How long the runners of all stored runs took on average; ``None`` without any.
-
-        Raises:
-            DatabaseError: The database failed.
-        """
-        ((mean,),) = await self._database.read(self._statements.mean_seconds, b_model=self._model)
-        return None if mean is None else float(mean)
-
     async def registered(self) -> set[str]:
         """The absolute paths of all results that were registered.
 
@@ -329,39 +320,38 @@ class Ledger(Generic[R]):
 
     async def delete(
         self,
-        ids: Sequence[str],
+        runs: Mapping[str, int | None],
         forget: Callable[[list[Entry[R]]], Awaitable[list[Result]]],
         gone: Sequence[str] = (),
         restore: Callable[[], Awaitable[object]] | None = None,
-        where: Sequence[Where] = (),
     ) -> list[Entry[R]]:
         """Remove rows, all in one transaction; their tokens stay behind.
 
         So nothing that was staged before comes back.
 
         Args:
-            ids: The run ids.
+            runs: The run ids, each with the token of the result that is to go; ``None`` for
+                whichever is there.
             forget: Called under the write lock. It takes the results away, if that is asked for,
                 and says what stays known of each: the folder, and the name that is the run's own
                 there.
             gone: Owners that are known to be dead: theirs are not under way any more.
             restore: Called where the rows cannot be removed after all: takes back what ``forget``
                 has done.
-            where: Conditions that a row is still to meet.
 
         Returns:
             What was there.
 
         Raises:
-            ParamsError: A condition is none.
             DatabaseError: The database failed; no row is removed.
         """
-        ordered = sorted(ids)
+        ordered = sorted(runs)
         dead = self._database.dialect.bind_keys(gone)
 
         async def work(transaction: Transaction) -> list[Entry[R]]:
             await self._hold(transaction, ordered)
-            entries = await self._there(transaction, ordered, where)
+            there = (await self._entries_in(transaction, ordered)).values()
+            entries = [entry for entry in there if _is_that(entry, runs)]
             if not entries:
                 return []
             # First: a database that cannot be written says so before a result is gone.
@@ -452,14 +442,6 @@ class Ledger(Generic[R]):
             await transaction.fetch(self._statements.look_up, b_model=self._model, b_ids=keys)
         )
 
-    async def _there(
-        self, transaction: Transaction, ids: Sequence[str], where: Sequence[Where]
-    ) -> list[Entry[R]]:
-        if where:
-            return await self.queries.among_in(transaction, ids, where)
-        entries = await self._entries_in(transaction, ids)
-        return [entry for entry in entries.values() if entry.record is not None]
-
     async def _store(
         self,
         transaction: Transaction,
@@ -491,6 +473,11 @@ class Ledger(Generic[R]):
         await transaction.execute_many(self._statements.store, rows)
         await transaction.execute_many(self._statements.settle, settled)
         return done
+
+
+def _is_that(entry: Entry[Any], runs: Mapping[str, int | None]) -> bool:
+    """Whether it has the result that is meant."""
+    return entry.record is not None and runs[entry.record.id] in (None, entry.published)
 
 
 def _unreadable(id: str, entry: Entry[Any]) -> SchemaError:

@@ -1,32 +1,31 @@
-"""What ``find`` is asked for, in one form for every database: pure, no statement is run here.
+"""What ``find`` is asked for: conditions and orders, as a user writes them, into SQL.
 
-Expressions on the model mean the same rows on SQLite and on PostgreSQL: texts are in the order of
-their code points, decimals in that of their values, and NULL comes before everything else.
+Pure: no statement is run here. What an expression has to look like to mean the same on every
+database is left to ``alike``.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.sql import coercions, operators, roles, visitors
-from sqlalchemy.sql.elements import BinaryExpression, UnaryExpression
 
-from entropic.database import Statement
+from entropic.database import Dialect, Statement
 from entropic.errors import ParamsError
 from entropic.identity import Identity, shortened
 from entropic.identity.canonical import float_json
 from entropic.identity.coercion import nearest
-from entropic.models import RESERVED, Base, EnumValue, ExactDecimal, PathText, UtcDateTime
+from entropic.ledger.alike import Alike
+from entropic.models import RESERVED, Base, EnumValue, PathText, PlainJson, UtcDateTime
 from entropic.models.custom import CustomOrder, CustomValue
-
-_ORDERINGS: Final = {operators.lt, operators.le, operators.gt, operators.ge}
 
 # In SQLite and in PostgreSQL's protocol it is 32,766 and one more.
 _MOST_VALUES: Final = 30_000
+
+_RESERVED_TYPES: Final = {"id": str, "result_file": str, "created_at": datetime}
 
 
 @dataclass(slots=True)
@@ -50,19 +49,17 @@ class Conditions:
 
     Args:
         identity: The model's rules.
-        by_code_points: Has a text be compared by its code points, in the kind of database.
+        dialect: The kind of database.
     """
 
-    def __init__(
-        self,
-        identity: Identity,
-        by_code_points: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[Any]],
-    ) -> None:
+    def __init__(self, identity: Identity, dialect: Dialect) -> None:
         self._identity = identity
-        self._by_code_points = by_code_points
+        self._name = identity.model.__name__
         attributes = sa.inspect(identity.model).columns
         self._columns = {name: attributes[name] for name in (*RESERVED, *identity.parameters)}
-        self._table = self._columns["id"].table
+        table = self._columns["id"].table
+        assert isinstance(table, sa.Table)
+        self._alike = Alike(table, dialect)
 
     def selection(self, where: Sequence[object]) -> Selection:
         """What is asked for by all of some conditions together.
@@ -76,7 +73,7 @@ class Conditions:
             if isinstance(one, Mapping):
                 self._add_equal(found, one)
             else:
-                found.sql.append(self._condition(one))
+                found.sql.append(self._alike.condition(one))
         return found
 
     def order(self, order_by: object) -> list[sa.ColumnElement[Any]]:
@@ -85,126 +82,61 @@ class Conditions:
         Raises:
             ParamsError: It is none, or speaks of what is no column of the model.
         """
-        wanted = ["created_at"] if order_by is None else order_by
-        elements = [ordered for one in _each(wanted) for ordered in self._ordered(one)]
+        wanted = "created_at" if order_by is None else order_by
+        each = wanted if isinstance(wanted, list | tuple) else [wanted]
+        elements = [ordered for one in each for ordered in self._ordered(one)]
         return [*elements, self._columns["id"].asc()]
 
-    def nearness(self, values: Mapping[str, Any]) -> list[sa.ColumnElement[Any]]:
-        """Orders rows by how little they differ from values of the parameters."""
+    def nearness(
+        self, values: Mapping[str, Any], stored: Mapping[str, Any]
+    ) -> list[sa.ColumnElement[Any]]:
+        """Orders rows by how little they differ from values of the parameters.
+
+        Args:
+            values: The values.
+            stored: The same, as they are stored.
+        """
         differing, distances = [], []
         for name, value in values.items():
             column = self._columns[name]
-            equal = column.is_(None) if value is None else _equal(column, value)
+            if isinstance(column.type, PlainJson) and value is not None:
+                # As it would be written, which is not the only way to write it.
+                equal: Any = sa.cast(column, sa.String()) == sa.literal(stored[name], sa.String())
+            else:
+                equal = column.is_(None) if value is None else _equal(column, value)
             if equal is not None:
                 # NULL is not equal, and not NULL here.
                 differing.append(sa.case((equal, 0), else_=1))
             if _is_measurable(value) and isinstance(column.type, sa.Integer | sa.Float):
                 distances.append(_distance(column, float(value)))
-        zero: sa.ColumnElement[Any] = sa.literal_column("0")
-        return [sum(differing, zero), sum(distances, zero), self._columns["id"].asc()]
+        sums = [sum(parts[1:], parts[0]) for parts in (differing, distances) if parts]
+        return [*sums, self._columns["id"].asc()]
 
-    def column(self, name: str) -> sa.Column[Any]:
-        """The column of a parameter, or a reserved one.
-
-        Raises:
-            ParamsError: There is no such one; names the nearest.
-        """
+    def _column(self, name: str) -> sa.Column[Any]:
         if name in self._columns:
             return self._columns[name]
         guess = nearest(name, self._columns)
         hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(self._columns)}"
-        raise ParamsError(
-            f"{self._identity.model.__name__} has no column {name!r}: {hint}", column=name
-        )
-
-    def _condition(self, one: object) -> sa.ColumnElement[bool]:
-        if not _is_expression(one):
-            raise ParamsError(
-                f"a condition is an expression on {self._identity.model.__name__}, such as"
-                f" {self._identity.model.__name__}.{next(iter(self._identity.parameters))} == 1,"
-                f" or a dict, and not {shortened(one)}",
-                value=one,
-            )
-        try:
-            clause: sa.ColumnElement[bool] = coercions.expect(roles.WhereHavingRole, one)
-        except ArgumentError as error:
-            raise ParamsError(f"{shortened(one)} is no condition: {error}", value=one) from error
-        condition: sa.ColumnElement[bool] = self._same_everywhere(clause)
-        return condition
-
-    def _same_everywhere(self, clause: Any) -> Any:
-        """An expression on this very table, that means the same on every database."""
-        clause = visitors.replacement_traverse(clause, {}, self._own_column)
-        clause = visitors.replacement_traverse(clause, {}, _in_full)
-        return visitors.cloned_traverse(clause, {}, {"binary": self._compare_alike})
-
-    def _own_column(self, element: Any, **_: Any) -> sa.Column[Any] | None:
-        """The model's own column, also for one of a class that the model has replaced."""
-        if not isinstance(element, sa.Column) or element.table is None:
-            return None
-        table = element.table
-        if getattr(table, "fullname", None) != self._table.fullname:
-            raise ParamsError(
-                f"a condition speaks of {table}.{element.name}, and rows are looked for in"
-                f" {self._table.fullname}, the table of {self._identity.model.__name__}"
-            )
-        if element.name not in self._table.c:
-            raise ParamsError(f"{self._identity.model.__name__} has no column {element.name!r} now")
-        return self._table.c[element.name]
-
-    def _compare_alike(self, binary: BinaryExpression[Any]) -> None:
-        if binary.operator in _ORDERINGS:
-            kind = binary.left.type
-            binary.left = self._sortable(binary.left, kind)
-            binary.right = self._sortable(binary.right, kind)
-
-    def _sortable(self, element: Any, kind: sa.types.TypeEngine[Any]) -> Any:
-        """The same, in an order that is the same everywhere."""
-        if isinstance(kind, ExactDecimal):  # which is kept as text
-            return sa.cast(element, sa.Numeric())
-        if isinstance(kind, sa.Enum) and kind.native_enum:  # in the order of its definition
-            return self._by_code_points(sa.cast(element, sa.String()))
-        plain = kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
-        return self._by_code_points(element) if isinstance(plain, sa.String) else element
+        raise ParamsError(f"{self._name} has no column {name!r}: {hint}", column=name)
 
     def _ordered(self, one: object) -> Iterator[sa.ColumnElement[Any]]:
         match one:
             case str():
                 name = one.removeprefix("-")
-                column = self.column(name)
-                yield from self._ordered(column.desc() if one != name else column.asc())
+                column = self._column(name)
+                yield self._alike.ordering(column if one == name else column.desc())
             case CustomValue():
                 yield from one.asc().elements
             case CustomOrder():
                 yield from one.elements
-            case _ if _is_expression(one):
-                yield self._placed(coercions.expect(roles.OrderByRole, one))
+            case _ if hasattr(one, "__clause_element__") or isinstance(one, sa.sql.ClauseElement):
+                yield self._alike.ordering(one)
             case _:
                 raise ParamsError(
                     "order_by is a column of the model, its name ('-dt' for the largest first),"
                     f" or a list of these, and not {shortened(one)}",
                     value=one,
                 )
-
-    def _placed(self, element: Any) -> sa.ColumnElement[Any]:
-        """An element of an order, with a place for NULL."""
-        modifiers = []
-        while isinstance(element, UnaryExpression) and element.modifier in _MODIFIERS:
-            modifiers.append(element.modifier)
-            element = element.element
-        element = self._same_everywhere(element)
-        can_be_null = getattr(element, "nullable", True)
-        is_last = operators.desc_op in modifiers
-        found: sa.ColumnElement[Any] = self._sortable(element, element.type)
-        found = found.desc() if is_last else found.asc()
-        if operators.nulls_last_op in modifiers:
-            return found.nulls_last()
-        if operators.nulls_first_op in modifiers:
-            return found.nulls_first()
-        # An index of PostgreSQL's serves only the order that it has by itself.
-        if not can_be_null:
-            return found
-        return found.nulls_last() if is_last else found.nulls_first()
 
     def _add_equal(self, found: Selection, values: Mapping[str, Any]) -> None:
         reserved = {name: values[name] for name in RESERVED if name in values}
@@ -222,8 +154,7 @@ class Conditions:
     def _equal_reserved(self, name: str, value: Any) -> sa.ColumnElement[bool]:
         if name == "custom_data" and isinstance(value, Mapping):
             return sa.and_(sa.true(), *[Base.custom(key) == one for key, one in value.items()])
-        kinds = {"id": str, "result_file": str, "created_at": datetime}
-        if name in kinds and isinstance(value, kinds[name]):
+        if name in _RESERVED_TYPES and isinstance(value, _RESERVED_TYPES[name]):
             return _bool(self._columns[name] == value)
         raise ParamsError(
             f"{name} cannot be {shortened(value)}: id and result_file are texts, created_at is a"
@@ -233,65 +164,50 @@ class Conditions:
         )
 
 
-def check_values(statement: Statement, **values: Any) -> None:
-    """Raise ``ParamsError`` where a statement compares with what it cannot."""
-    try:
-        number = len(statement.bind(values))
-    except Exception as error:  # whatever a type raises of a value that is none of its own
-        raise ParamsError(f"a condition compares with a value that it cannot: {error}") from error
-    if number > _MOST_VALUES:
+def check_values(statement: Statement) -> None:
+    """Raise ``ParamsError`` where a statement compares with what no database can."""
+    values = statement.constants.values()
+    if len(values) > _MOST_VALUES:
         raise ParamsError(
-            f"the conditions compare with {number:,} values, and a statement can have"
+            f"the conditions compare with {len(values):,} values, and a statement can have"
             f" {_MOST_VALUES:,}: ask in several pieces"
         )
+    for value in values:
+        if reason := _unfit(value):
+            raise ParamsError(f"a condition cannot compare with {shortened(value)}: {reason}")
+    try:
+        statement.bind({"b_ids": None})
+    except Exception as error:  # whatever a type raises of a value that is none of its own
+        raise ParamsError(f"a condition compares with a value that it cannot: {error}") from error
 
 
-_MODIFIERS: Final = {
-    operators.asc_op,
-    operators.desc_op,
-    operators.nulls_first_op,
-    operators.nulls_last_op,
-}
+def _unfit(value: Any) -> str | None:
+    match value:
+        case int() if not -(2**63) <= value < 2**63:
+            return "it does not fit 64 bits"
+        case float() if math.isnan(value):
+            return "NaN is neither smaller nor larger than a number"
+        case Decimal() if not value.is_finite():
+            return "no decimal of a run is infinite, or NaN"
+        case str() if "\0" in value or not _is_unicode(value):
+            return "no text in a database has NUL or half a character in it"
+    return None
 
 
-def _is_expression(one: object) -> bool:
-    return hasattr(one, "__clause_element__") or isinstance(one, sa.sql.ClauseElement)
-
-
-def _each(order_by: object) -> Sequence[object]:
-    return order_by if isinstance(order_by, list | tuple) else [order_by]
-
-
-def _in_full(element: Any, **_: Any) -> sa.ColumnElement[bool] | None:
-    """``IN`` with a bound value for each of its list, and ``BETWEEN`` as two comparisons.
-
-    The first is how statements are run here; the second is one case less for what follows.
-    """
-    if not isinstance(element, BinaryExpression):
-        return None
-    if element.operator in _BETWEEN and len(ends := list(element.right.get_children())) == 2:
-        within = (element.left >= ends[0]) & (element.left <= ends[1])
-        return within if element.operator is operators.between_op else ~within
-    if element.operator not in _IN or not getattr(element.right, "expanding", False):
-        return None
-    listed = [sa.literal(value, element.right.type) for value in element.right.value or ()]
-    is_in = element.operator is operators.in_op
-    if not listed:
-        return sa.false() if is_in else sa.true()
-    return _bool(element.left.in_(listed) if is_in else element.left.not_in(listed))
-
-
-_IN: Final = {operators.in_op, operators.not_in_op}
-_BETWEEN: Final = {operators.between_op, operators.not_between_op}
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _equal(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool] | None:
     """Whether a column has a value, by its canonical form; ``None`` if no database can tell."""
     match column.type:
         case EnumValue() as kind:
-            return sa.type_coerce(column, sa.String()).in_(
-                [sa.literal(text, sa.String()) for text in kind.texts(value)]
-            )
+            texts = [sa.literal(text, sa.String()) for text in kind.texts(value)]
+            return sa.type_coerce(column, sa.String()).in_(texts)
         case sa.Float(asdecimal=False) as kind if isinstance(kind, sa.Double) or not kind.precision:
             return _is_near(column, value)
         case sa.Integer() | sa.Boolean() | sa.Enum() | sa.Date() | UtcDateTime() | sa.Uuid():

@@ -12,7 +12,7 @@ from entropic.models import Base
 
 R = TypeVar("R", bound=Base)
 
-Where = sa.ColumnElement[bool] | Mapping[str, Any]
+Where = sa.ColumnExpressionArgument[bool] | Mapping[str, Any]
 """A condition on a model's rows, or a dict of values that they are to have."""
 
 OrderBy = Any

@@ -8,11 +8,12 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from entropic.database import Database, Statement, Transaction
-from entropic.errors import SchemaError
+from entropic._shield import in_own_thread
+from entropic.database import Database, Statement
+from entropic.errors import DatabaseError, ParamsError, RowRefusedError, SchemaError
 from entropic.identity import Identity, shortened
 from entropic.ledger.conditions import Conditions, Selection, check_values
-from entropic.ledger.entries import Entry, OrderBy, Where, of_record
+from entropic.ledger.entries import Entry, OrderBy, Where
 from entropic.ledger.reading import RowReader
 from entropic.ledger.statements import statements_for
 from entropic.models import Base
@@ -37,7 +38,7 @@ class Queries(Generic[R]):
         self._database = database
         self._identity = identity
         self._model = model
-        self._conditions = Conditions(identity, database.dialect.by_code_points)
+        self._conditions = Conditions(identity, database.dialect)
         self._reader = reader
         self._statements = statements_for(database, identity)
 
@@ -54,62 +55,26 @@ class Queries(Generic[R]):
             ParamsError: A condition, or the order, is none.
             DatabaseError: The database failed.
         """
-        selection = await self._settled(self._conditions.selection(where))
         order = self._conditions.order(order_by)
         rows = self._statements.found(self._model).order_by(*order).limit(limit).offset(offset)
-        return await self._read(rows, selection, self._entries)
+        return await self._read(rows, await self._selected(where), self._entries)
 
-    async def ids(
+    async def tokens(
         self,
         where: Sequence[Where],
         order_by: OrderBy = None,
         limit: int | None = None,
         offset: int | None = None,
-    ) -> list[str]:
-        """The ids of those rows, in order.
+    ) -> list[tuple[str, int]]:
+        """The ids of those rows, in order, each with the token of its result.
 
         Raises:
             ParamsError: A condition, or the order, is none.
             DatabaseError: The database failed.
         """
-        selection = await self._settled(self._conditions.selection(where))
         order = self._conditions.order(order_by)
-        ids = self._statements.some("id").order_by(*order).limit(limit).offset(offset)
-        return await self._read(ids, selection, _firsts)
-
-    async def among(self, ids: Sequence[str], where: Sequence[Where] = ()) -> list[Entry[R]]:
-        """The rows with some ids that meet all conditions, in the order of the ids.
-
-        Raises:
-            ParamsError: A condition is none.
-            DatabaseError: The database failed.
-        """
-        selection = self._conditions.selection(where)
-        rows = self._statements.found(self._model).where(self._statements.is_asked)
-        found = await self._read(rows, selection, self._entries, ids)
-        return self._equal_among(ids, found, selection)
-
-    async def among_in(
-        self, transaction: Transaction, ids: Sequence[str], where: Sequence[Where]
-    ) -> list[Entry[R]]:
-        """The same, in a transaction."""
-        selection = self._conditions.selection(where)
-        rows = self._statements.found(self._model).where(self._statements.is_asked)
-        statement, keys = self._statement(rows, selection, ids)
-        found = self._entries(await transaction.fetch(statement, b_ids=keys))
-        return self._equal_among(ids, found, selection)
-
-    async def nearest(self, values: Mapping[str, Any], limit: int) -> list[Entry[R]]:
-        """The rows that differ from some values in the fewest parameters, and there by the least.
-
-        Only as far as the database can tell: JSON and arrays differ in any case.
-
-        Raises:
-            DatabaseError: The database failed.
-        """
-        order = self._conditions.nearness(values)
-        rows = self._statements.found(self._model).order_by(*order).limit(limit)
-        return await self._read(rows, Selection(), self._entries)
+        ids = self._statements.tokens(self._model).order_by(*order).limit(limit).offset(offset)
+        return await self._read(ids, await self._selected(where), _pairs)
 
     async def count(self, where: Sequence[Where]) -> int:
         """How many rows meet all conditions.
@@ -118,12 +83,42 @@ class Queries(Generic[R]):
             ParamsError: A condition is none.
             DatabaseError: The database failed.
         """
-        selection = await self._settled(self._conditions.selection(where))
-        (number,) = await self._read(self._statements.some(), selection, _firsts)
-        return int(number)
+        return int(await self._read(self._statements.some(), await self._selected(where), _only))
 
-    async def _settled(self, selection: Selection) -> Selection:
-        """The same rows, by what the database alone can judge."""
+    async def nearest(
+        self, values: Mapping[str, Any], stored: Mapping[str, Any], limit: int
+    ) -> list[Entry[R]]:
+        """The rows that differ from some values in the fewest parameters, and there by the least.
+
+        Only as far as the database can tell: of numbers alone it says by how much they differ.
+
+        Args:
+            values: The values.
+            stored: The same, as they are stored.
+            limit: How many at most.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        order = self._conditions.nearness(values, stored)
+        rows = self._statements.found(self._model).order_by(*order).limit(limit)
+        return await self._read(rows, Selection(), self._entries)
+
+    async def mean_seconds(self) -> float | None:
+        """How long the runners of all stored runs took on average; ``None`` without any.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        durations = self._statements.durations(self._model)
+        ((known, told),) = await self._read(durations, Selection(), list)
+        # entropic 2 kept it in custom data alone.
+        mean = told if known is None else known
+        return None if mean is None else float(mean)
+
+    async def _selected(self, where: Sequence[Where]) -> Selection:
+        """The rows that are asked for, by what the database alone can judge."""
+        selection = self._conditions.selection(where)
         if not selection.compared:
             return selection
         names = list(selection.compared)
@@ -147,16 +142,6 @@ class Queries(Generic[R]):
                 " change the model back, or mend the row"
             ) from error
 
-    def _equal_among(
-        self, ids: Sequence[str], found: Sequence[Entry[R]], selection: Selection
-    ) -> list[Entry[R]]:
-        by_id = {of_record(entry).id: entry for entry in found}
-        return [
-            by_id[id]
-            for id in ids
-            if id in by_id and self._is_equal(by_id[id].values, selection.compared)
-        ]
-
     def _entries(self, rows: list[Sequence[Any]]) -> list[Entry[R]]:
         return list(self._reader.entries(rows).values())
 
@@ -165,20 +150,31 @@ class Queries(Generic[R]):
         select: sa.Select[Any],
         selection: Selection,
         function: Callable[[list[Sequence[Any]]], T],
-        ids: Sequence[str] = (),
     ) -> T:
-        statement, keys = self._statement(select, selection, ids)
-        return await self._database.read_and(statement, function, is_long=True, b_ids=keys)
+        # In a thread: to compile thousands of values takes long.
+        statement = await in_own_thread(self._compiled, select.where(*selection.sql))
+        keys = self._database.dialect.bind_keys(selection.ids)
+        try:
+            return await self._database.read_and(statement, function, is_long=True, b_ids=keys)
+        except RowRefusedError as error:  # which it is called where something is written
+            raise DatabaseError(f"the database cannot answer: {error.__cause__}") from error
 
-    def _statement(
-        self, select: sa.Select[Any], selection: Selection, ids: Sequence[str]
-    ) -> tuple[Statement, Any]:
-        """A statement of rows that are selected, and the ids to bind in it."""
-        keys = self._database.dialect.bind_keys(selection.ids or ids)
-        statement = self._statements.compiled(select.where(*selection.sql))
-        check_values(statement, b_ids=keys)
-        return statement, keys
+    def _compiled(self, select: sa.Select[Any]) -> Statement:
+        try:
+            statement = self._statements.compiled(select)
+        except RecursionError:
+            raise ParamsError(
+                "the conditions are nested too deep: use in_ for many values of one column, or ask"
+                " in several pieces"
+            ) from None
+        check_values(statement)
+        return statement
 
 
-def _firsts(rows: list[Sequence[Any]]) -> list[Any]:
-    return [first for (first,) in rows]
+def _pairs(rows: list[Sequence[Any]]) -> list[tuple[str, int]]:
+    return [(id, token or 0) for id, token in rows]
+
+
+def _only(rows: list[Sequence[Any]]) -> Any:
+    ((value,),) = rows
+    return value

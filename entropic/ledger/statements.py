@@ -81,6 +81,19 @@ class Statements:
         rows = sa.select(id.label("key"), *self._columns.values(), *about)
         return rows.select_from(self._table.outerjoin(runs_table, is_its))
 
+    def tokens(self, model: str) -> sa.Select[Any]:
+        """The ids of all rows, each with the token of its result."""
+        id = self._columns["id"]
+        is_its = (RUN.model == sa.literal(model, sa.String())) & (RUN.id == id)
+        return sa.select(id, RUN.published).select_from(self._table.outerjoin(runs_table, is_its))
+
+    def durations(self, model: str) -> sa.Select[Any]:
+        """The mean duration of the runners, as the bookkeeping has it, and as custom data do."""
+        is_its = RUN.model == sa.literal(model, sa.String())
+        known = sa.select(sa.func.avg(RUN.elapsed_seconds)).where(is_its).scalar_subquery()
+        told = sa.func.avg(Base.custom("elapsed_seconds").number(), type_=sa.Double())
+        return sa.select(known, sa.select(told).select_from(self._table).scalar_subquery())
+
     def some(self, *names: str) -> sa.Select[Any]:
         """Some columns of all rows; without any, their number."""
         if not names:
@@ -215,12 +228,6 @@ class Statements:
         """What has failed, and not succeeded since."""
         has_failed = (RUN.model == _bound("b_model")) & RUN.error.is_not(None)
         return sa.select(RUN.id, RUN.attempts, RUN.error).where(has_failed).order_by(RUN.id)
-
-    @_compiled
-    def mean_seconds(self) -> Any:
-        """The mean duration of the runners."""
-        is_its = RUN.model == _bound("b_model")
-        return sa.select(sa.func.avg(RUN.elapsed_seconds)).where(is_its)
 
     @_compiled
     def registered(self) -> Any:

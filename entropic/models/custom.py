@@ -71,11 +71,21 @@ class CustomValue:
 
     def in_(self, values: Iterable[object]) -> Condition:
         """Whether it is one of some values."""
-        return sa.or_(sa.false(), *[self == value for value in values])
+        kinds: dict[type, list[Any]] = {str: [], float: [], bool: [], type(None): []}
+        for value in values:
+            kind, plain = self._of_kind(value)
+            kinds[kind].append(plain)
+        # One look for each kind, and not for each value.
+        return sa.or_(
+            _is_so(self._text().in_(kinds[str])),
+            _is_so(self.number().in_(kinds[float])),
+            _is_so(self._member(_Boolean).in_(kinds[bool])),
+            self._is_missing() if kinds[type(None)] else sa.false(),
+        )
 
     def not_in(self, values: Iterable[object]) -> Condition:
         """Whether it is there, and none of some values."""
-        return sa.and_(~self._is_missing(), *[self != value for value in values])
+        return ~self._is_missing() & ~self.in_(values)
 
     def is_(self, value: bool | None) -> Condition:
         """Whether it is ``None``, ``True`` or ``False``."""
@@ -95,11 +105,15 @@ class CustomValue:
 
     def asc(self) -> "CustomOrder":
         """For ``order_by``: what is missing first, then numbers, then texts."""
-        return CustomOrder((self._text().asc().nulls_first(), self._number().asc().nulls_first()))
+        return CustomOrder((self._text().asc().nulls_first(), self.number().asc().nulls_first()))
 
     def desc(self) -> "CustomOrder":
         """For ``order_by``: the other way round."""
-        return CustomOrder((self._text().desc().nulls_last(), self._number().desc().nulls_last()))
+        return CustomOrder((self._text().desc().nulls_last(), self.number().desc().nulls_last()))
+
+    def number(self) -> sa.ColumnElement[Any]:
+        """It, where it is a number; else NULL."""
+        return self._member(_Number)
 
     def _ordered(self, compare: Callable[[Any, Any], Any], value: object) -> Condition:
         if isinstance(value, bool) or value is None:
@@ -112,25 +126,32 @@ class CustomValue:
         return self._compared(compare, value)
 
     def _compared(self, compare: Callable[[Any, Any], Any], value: object) -> Condition:
+        kind, plain = self._of_kind(value)
+        if kind is bool:
+            return _is_so(compare(self._member(_Boolean), plain))
+        return _is_so(compare(self._text() if kind is str else self.number(), plain))
+
+    def _of_kind(self, value: object) -> tuple[type, Any]:
+        """Which of the kinds a value is of, and how it is bound."""
         if hasattr(value, "dtype") and hasattr(value, "item"):  # a number of numpy's
             value = value.item()
         match value:
+            case None:
+                return type(None), None
             case bool():
-                found = compare(self._member(_Boolean), int(value))
+                return bool, sa.literal(int(value), sa.Integer())
             case int():
-                found = compare(self._number(), _numeric(int(value)))
+                return float, _numeric(int(value))
             case float() if math.isfinite(value):
-                found = compare(self._number(), _numeric(float(value)))
+                return float, _numeric(float(value))
             case str():
-                found = compare(self._text(), sa.literal(str(value), sa.String()))
-            case _:
-                raise ParamsError(
-                    f"{self!r} can be compared with a text, a finite number, a bool or None, and"
-                    f" not with {value!r}",
-                    column="custom_data",
-                    value=value,
-                )
-        return _is_so(found)
+                return str, sa.literal(str(value), sa.String())
+        raise ParamsError(
+            f"{self!r} can be compared with a text, a finite number, a bool or None, and not with"
+            f" {value!r}",
+            column="custom_data",
+            value=value,
+        )
 
     def _found(self, text: str, judge: Callable[[Any], Any]) -> Condition:
         if not isinstance(text, str):
@@ -142,9 +163,6 @@ class CustomValue:
 
     def _text(self) -> "_Member[str]":
         return self._member(_Text)
-
-    def _number(self) -> "_Member[Any]":
-        return self._member(_Number)
 
     def _member(self, kind: Callable[[Any, Any], T]) -> T:
         # The column of whichever table is asked: Base itself has none.

@@ -42,7 +42,8 @@ class Records(list[R]):
     def _repr_html_(self) -> str:
         rows = (_html_row(row, "td" if at else "th") for at, row in enumerate(self._rows()))
         table = f"<table><tbody>{''.join(rows)}</tbody></table>"
-        return f"<p>{self._title()}</p>{table}{''.join(f'<p>{line}</p>' for line in self._rest())}"
+        rest = "".join(f"<p>{line}</p>" for line in self._rest())
+        return f"<p>{html.escape(self._title())}</p>{table}{rest}"
 
     def _title(self) -> str:
         kinds = sorted({type(record).__name__ for record in self})
@@ -72,7 +73,7 @@ class NotLoaded:
 
 def line_of(name: str, fields: Mapping[str, Any]) -> str:
     """A record in one line."""
-    shown = (f"{name}={_cut(repr(value), _LONGEST_VALUE)}" for name, value in fields.items())
+    shown = (f"{name}={cut(repr(value), _LONGEST_VALUE)}" for name, value in fields.items())
     return f"{name}({', '.join(shown)})"
 
 
@@ -80,7 +81,7 @@ def html_of(name: str, fields: Mapping[str, Any]) -> str:
     """A record as a table of two columns."""
     rows = (
         f"<tr><th{_STYLE}>{html.escape(field)}</th>"
-        f"<td{_STYLE}>{html.escape(_cut(_text(value), _LONGEST_VALUE))}</td></tr>"
+        f"<td{_STYLE}>{html.escape(cut(_text(value), _LONGEST_VALUE))}</td></tr>"
         for field, value in fields.items()
     )
     return f"<p>{html.escape(name)}</p><table><tbody>{''.join(rows)}</tbody></table>"
@@ -95,14 +96,25 @@ def _html_row(cells: Iterable[str], tag: str) -> str:
     return f"<tr>{''.join(f'<{tag}{_STYLE}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
+def shown(value: object) -> str:
+    """A value as it is shown among others: in few characters, whatever it is."""
+    return cut(repr(value), _LONGEST_CELL)
+
+
+def printable(text: str) -> str:
+    """A text that does nothing to a terminal but be shown."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def cut(text: str, most: int) -> str:
+    """A text, or its beginning."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def _cell(value: object) -> str:
     # In one line, whatever is in it.
-    return _cut(" ".join(_text(value).split()), _LONGEST_CELL)
+    return cut(printable(" ".join(_text(value).split())), _LONGEST_CELL)
 
 
 def _text(value: object) -> str:
     return value if type(value) is str else repr(value)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -209,14 +209,18 @@ class EnumValue(sa.TypeDecorator[enum.Enum]):
     def __repr__(self) -> str:
         return f"EnumValue({self.enum_class.__name__})"
 
+    def member(self, value: object) -> enum.Enum | None:
+        """The member that a value is, or is the text of; ``None`` for another text."""
+        return self._members.get(value) if type(value) is str else _member_of(value)
+
     def texts(self, member: enum.Enum) -> list[str]:
         """All that a row may have for a member."""
         return [text for text, of in self._members.items() if of is member]
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
         # A text in a query of the user's own is a value, a name or a pattern.
-        member = self._members.get(value) if type(value) is str else value
-        return self._texts[member.name] if isinstance(member, enum.Enum) else value
+        member = self.member(value)
+        return value if member is None else self._texts[member.name]
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> enum.Enum | None:
         if value is None:
@@ -228,6 +232,10 @@ class EnumValue(sa.TypeDecorator[enum.Enum]):
                 " member with this value or name: give it one again"
             )
         return member
+
+
+def _member_of(value: object) -> enum.Enum | None:
+    return value if isinstance(value, enum.Enum) else None
 
 
 def _value_json(value: Any) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
@@ -12,7 +12,7 @@ from entropic.artifacts import Removal, ResultsFolder
 from entropic.errors import IdConflictError, ResultsDirError, SchemaError
 from entropic.identity import checked_id
 from entropic.leases import is_gone
-from entropic.ledger import Entry, Result, Where, of_record
+from entropic.ledger import Entry, Result, of_record
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claims
@@ -54,27 +54,24 @@ class Deleter(Generic[R]):
             if isinstance(answer.error, IdConflictError | SchemaError):
                 raise answer.error
             id = answer.parameters.id
-        return bool(await self.delete_some([checked_id(id)], remove_file=remove_file))
+        return bool(await self.delete_some({checked_id(id): None}, remove_file=remove_file))
 
-    async def delete_some(
-        self, ids: Sequence[str], where: Sequence[Where] = (), *, remove_file: bool
-    ) -> list[str]:
+    async def delete_some(self, runs: Mapping[str, int | None], *, remove_file: bool) -> list[str]:
         """Remove rows, all in one transaction; the ids of those that there were.
 
         Args:
-            ids: The run ids.
-            where: Conditions that a row is still to meet.
+            runs: The run ids, each with the token of the result that is to go; ``None`` for
+                whichever is there.
             remove_file: Whether to remove the results, too.
         """
         removals: list[Removal] = []
-        gone = await self._gone(ids)
+        gone = await self._gone(list(runs))
         try:
             entries = await self._cache.ledger.delete(
-                ids,
+                runs,
                 functools.partial(self._forget, removals=removals if remove_file else None),
                 gone,
                 functools.partial(self._cache.threads.run, _put_back, removals),
-                where,
             )
         except asyncio.CancelledError:
             # The transaction has ended all the same: what was not put back is nobody's any more.

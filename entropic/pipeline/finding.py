@@ -52,26 +52,26 @@ class Finder(Generic[R]):
         """The same, some at a time.
 
         First the ids, and then the rows by their ids: a statement left open while its rows are
-        taken would keep SQLite's writers waiting. What was deleted meanwhile, or meets the
-        conditions no longer, is left out.
+        taken would keep SQLite's writers waiting. What was deleted meanwhile is left out.
         """
-        ids = await self._cache.ledger.queries.ids(where, order_by, limit, offset)
-        for start in range(0, len(ids), BATCH):
-            yield await self._placed(
-                await self._cache.ledger.queries.among(ids[start : start + BATCH], where)
-            )
+        found = await self._cache.ledger.queries.tokens(where, order_by, limit, offset)
+        for start in range(0, len(found), BATCH):
+            ids = [id for id, _ in found[start : start + BATCH]]
+            entries = await self._cache.ledger.look_up(ids)
+            there = [entries[id] for id in ids if entries[id].record is not None]
+            yield await self._placed(there)
 
     async def count(self, where: Sequence[Where]) -> int:
         """How many there are."""
         return await self._cache.ledger.queries.count(where)
 
     async def delete(self, where: Sequence[Where], *, remove_file: bool) -> int:
-        """Remove them; how many."""
-        ids = await self._cache.ledger.queries.ids(where)
+        """Remove them; how many. One that is run again before its turn stays."""
+        found = await self._cache.ledger.queries.tokens(where)
         deleted = 0
-        for start in range(0, len(ids), _DELETED_AT_ONCE):
-            some = ids[start : start + _DELETED_AT_ONCE]
-            deleted += len(await self._deleter.delete_some(some, where, remove_file=remove_file))
+        for start in range(0, len(found), _DELETED_AT_ONCE):
+            some = dict(found[start : start + _DELETED_AT_ONCE])
+            deleted += len(await self._deleter.delete_some(some, remove_file=remove_file))
         return deleted
 
     async def _placed(self, entries: Sequence[Entry[R]]) -> Records[R]:

@@ -7,7 +7,7 @@ from entropic.identity import ParameterSet
 from entropic.leases import described, is_gone
 from entropic.ledger import Entry, State
 from entropic.models import Base
-from entropic.outlook import Explanation, Nearest, Plan, Verdict, eta_seconds
+from entropic.outlook import Explanation, Nearest, Plan, Verdict, eta_seconds, farness
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.finding import placed
 from entropic.pipeline.lookup import Answer, Lookup
@@ -18,8 +18,8 @@ R = TypeVar("R", bound=Base)
 
 _NEAREST: Final = 3
 
-# What the database takes for the nearest: of JSON and arrays it cannot tell.
-_CANDIDATES: Final = 30
+# What the database takes for the nearest: of numbers alone it tells how far they are.
+_CANDIDATES: Final = 200
 
 
 class Planner(Generic[R]):
@@ -54,7 +54,7 @@ class Planner(Generic[R]):
         counted = list(verdicts.values())
         in_flight, failed = counted.count("running"), counted.count("failed")
         misses = counted.count("new") + counted.count("lost")
-        mean = await self._cache.ledger.mean_seconds()
+        mean = await self._cache.ledger.queries.mean_seconds()
         eta = eta_seconds(misses + failed, in_flight, workers, mean)
         return Plan(counted.count("stored"), in_flight, failed, misses, eta)
 
@@ -91,9 +91,11 @@ class Planner(Generic[R]):
         return verdicts
 
     async def _nearest(self, wanted: ParameterSet) -> list[Nearest[R]]:
-        found = await self._cache.ledger.queries.nearest(wanted.values, _CANDIDATES)
+        identity, values = self._cache.identity, wanted.values
+        stored = await self._cache.threads.run(identity.stored, values)
+        found = await self._cache.ledger.queries.nearest(values, stored, _CANDIDATES)
         judged = await self._cache.threads.run(self._judged, wanted, found)
-        return sorted(judged, key=lambda one: len(one.differences))[:_NEAREST]
+        return sorted(judged, key=lambda one: farness(one.differences))[:_NEAREST]
 
     def _judged(self, wanted: ParameterSet, found: Sequence[Entry[R]]) -> list[Nearest[R]]:
         return [
