@@ -799,6 +799,21 @@ def test_results_are_not_held_twice(gaps: int) -> None:
     assert peak < 1.1 * found["result"].nbytes
 
 
+def test_a_load_that_is_async_is_refused() -> None:
+    """Not kept as an object; and nothing is left that Python would warn was never awaited."""
+
+    async def load(row: Any) -> Any:
+        return row.n
+
+    async def steps(row: Any) -> Any:
+        yield row.n
+
+    for one in (load, steps, lambda row: {"u": load(row)}):
+        with pytest.raises(ExportError, match=r"load is async: .*run0") as caught:
+            xarray_grid(*sims(n=[1, 2]), one)
+        assert caught.value.ids == ("run0",)
+
+
 def test_an_error_of_load_tells_the_record() -> None:
     """It reaches the caller as itself."""
     _, rows = sims(n=[1])

@@ -1,5 +1,6 @@
 """What ``load`` has returned for a record, as arrays with names and dimensions."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -117,6 +118,7 @@ def _are_dims(value: Any) -> bool:
 def _array(record: Base, name: str, value: Any) -> Any:
     import numpy as np
 
+    _refuse_async(record, value)
     if value is None:
         raise ExportError(
             f"load() returned None for {record!r}: return an array, or a dict of arrays; an empty"
@@ -138,6 +140,19 @@ def _array(record: Base, name: str, value: Any) -> Any:
             ids=(record.id,),
         )
     return array
+
+
+def _refuse_async(record: Base, value: Any) -> None:
+    """Numpy would keep a coroutine as an object."""
+    if not (inspect.isawaitable(value) or inspect.isasyncgen(value)):
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # or Python would warn that it was never awaited
+    raise ExportError(
+        f"load is async: it returned a {type(value).__name__} for {record!r}, which nobody has"
+        " awaited; give a function that returns the result itself",
+        ids=(record.id,),
+    )
 
 
 def _unmasked(array: Any) -> Any:
