@@ -19,6 +19,7 @@ from entropic.export.limits import MAX_MISSING_BYTES, check_size
 from entropic.export.loaded import Loaded, Part, taken_apart
 from entropic.export.packages import needed
 from entropic.export.variables import Variable, other_shape
+from entropic.identity import shortened
 from entropic.identity.coercion import nearest
 from entropic.models import Base, parameters
 
@@ -109,9 +110,11 @@ def _chosen_dims(
         if name not in axes and name != "id":
             guess = nearest(str(name), axes)
             hint = f"; did you mean {guess!r}?" if guess else f", which has {', '.join(axes)}"
-            raise SettingsError(f"dims names {name!r}, no parameter of {model.__name__}{hint}")
+            raise SettingsError(
+                f"dims names {shortened(name)}, no parameter of {model.__name__}{hint}"
+            )
     if len(set(chosen)) < len(chosen):
-        raise SettingsError(f"dims names a parameter twice: {chosen}")
+        raise SettingsError(f"dims names a parameter twice: {shortened(chosen)}")
     return chosen
 
 
@@ -267,9 +270,9 @@ class Grid(Generic[R]):
             known, first = self._labels.setdefault(name, (labels, record))
             if not known.equals(labels):  # type: ignore[no-untyped-call]
                 raise ExportError(
-                    f"load() gave other labels along {name!r} for {record!r} than for {first!r}:"
-                    " give all results the same in load (interpolate, or drop them with"
-                    f" drop_vars({name!r}))",
+                    f"load() gave other labels along {shortened(name)} for {record!r} than for"
+                    f" {first!r}: give all results the same in load (interpolate, or drop them with"
+                    f" drop_vars({shortened(name)}))",
                     ids=(first.id, record.id),
                 )
 
@@ -290,8 +293,8 @@ class Grid(Generic[R]):
         if known is not None:
             raise other_shape(known, part, record)
         raise ExportError(
-            f"load() gave {name!r} the shape {part.array.shape} for {record!r}, and there are"
-            f" {size} along {dim!r} since {first!r}: give the dimension another name",
+            f"load() gave {shortened(name)} the shape {part.array.shape} for {record!r}, and there"
+            f" are {size} along {shortened(dim)} since {first!r}: give the dimension another name",
             ids=(first.id, record.id),
         )
 
@@ -333,7 +336,7 @@ def _points(dims: Sequence[Axis], count: int) -> list[int]:
 
 def _taken(record: Base, what: str, name: str) -> ExportError:
     return ExportError(
-        f"load() gave a {what} {name!r} for {record!r}, and there is a coordinate, dimension or"
-        " variable of that name: give it another name in load, or leave it out",
+        f"load() gave a {what} {shortened(name)} for {record!r}, and there is a coordinate,"
+        " dimension or variable of that name: give it another name in load, or leave it out",
         ids=(record.id,),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from entropic.errors import ExportError
 from entropic.export.missing import able_to_miss, missing_value
+from entropic.identity import shortened
 from entropic.models import Base
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def _take(loaded: Loaded, record: Base, name: str, value: Any, unnamed: str) -> 
         dims = (value[0],) if isinstance(value[0], str) else tuple(value[0])
     if len(dims) != array.ndim:
         raise ExportError(
-            f"load() gave {name!r} the dimensions {dims} for {record!r}, and an array of the shape"
-            f" {array.shape}: give as many names",
+            f"load() gave {shortened(name)} the dimensions {shortened(dims)} for {record!r}, and"
+            f" an array of the shape {array.shape}: give as many names",
             ids=(record.id,),
         )
     loaded.parts[name] = Part(dims, array)
@@ -131,12 +132,13 @@ def _array(record: Base, name: str, value: Any) -> Any:
         array = np.asarray(value)
     except ValueError as reason:
         raise ExportError(
-            f"load() returned what is no array for {record!r} ({name}: {reason})", ids=(record.id,)
+            f"load() returned what is no array for {record!r} ({shortened(name)}: {reason})",
+            ids=(record.id,),
         ) from None
     if array.dtype.kind == "V":
         raise ExportError(
-            f"load() returned records of fields for {record!r} ({name}: {array.dtype}): return a"
-            " dict with an array for each field",
+            f"load() returned records of fields for {record!r} ({shortened(name)}:"
+            f" {shortened(array.dtype)}): return a dict with an array for each field",
             ids=(record.id,),
         )
     return array

@@ -6,6 +6,7 @@ from typing import Any
 from entropic.errors import ExportError
 from entropic.export.loaded import Part
 from entropic.export.missing import able_to_miss, missing_value
+from entropic.identity import shortened
 from entropic.models import Base
 
 
@@ -98,7 +99,7 @@ class Variable:
             return np.promote_types(ours, theirs)
         except TypeError:
             raise ExportError(
-                f"load() gave {self.name!r} as {theirs} for {record!r}, and as {ours} for"
+                f"load() gave {shortened(self.name)} as {theirs} for {record!r}, and as {ours} for"
                 f" {self.first!r}: give all results the same type",
                 ids=(self.first.id, record.id),
             ) from None
@@ -107,11 +108,11 @@ class Variable:
 def other_shape(known: Variable, part: Part, record: Base) -> ExportError:
     """That a part does not have the shape of its variable."""
     one, other = (
-        f"{shape} along {dims}" if dims else f"{shape}"
+        f"{shape} along {shortened(dims)}" if dims else f"{shape}"
         for shape, dims in ((known.shape, known.dims), (part.array.shape, part.dims))
     )
     return ExportError(
-        f"load() gave {known.name!r} the shape {one} for {known.first!r}, and {other} for"
+        f"load() gave {shortened(known.name)} the shape {one} for {known.first!r}, and {other} for"
         f" {record!r}: make them alike in load (cut, fill up, interpolate), or choose by a filter"
         " those that are",
         ids=(known.first.id, record.id),

@@ -114,7 +114,7 @@ class Conditions:
         guess = nearest(name, self._columns)
         hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(self._columns)}"
         raise ParamsError(
-            f"{self._identity.model.__name__} has no column {name!r}: {hint}", column=name
+            f"{self._identity.model.__name__} has no column {shortened(name)}: {hint}", column=name
         )
 
     def _condition(self, one: object) -> sa.ColumnElement[bool]:
