@@ -21,7 +21,7 @@ from entropic.async_queries import AsyncQueries
 from entropic.database.urls import async_url, masked
 from entropic.errors import Failure, ParamsError
 from entropic.executors import Executors, check_executor
-from entropic.identity import Identity
+from entropic.identity import Identity, shortened
 from entropic.models import Base, Records
 from entropic.opening import Opening, StoreSettings, lacking
 from entropic.pipeline import Params, RunOptions, Source, Wanted, as_source
@@ -530,8 +530,8 @@ def warn_of_options(custom_data: Mapping[str, Any]) -> None:
         level, frame = level + 1, frame.f_back
     for name in sorted(names):
         warnings.warn(
-            f"{name}={custom_data[name]!r} is kept as custom data of the run; the option {name!r}"
-            f" is an argument of {_OPTIONS[name]}",
+            f"{name}={shortened(custom_data[name])} is kept as custom data of the run; the option"
+            f" {name!r} is an argument of {_OPTIONS[name]}",
             stacklevel=level,
         )
 

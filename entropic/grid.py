@@ -34,6 +34,6 @@ def _candidates(key: str, values: Iterable[Any]) -> Iterator[Any]:
         with contextlib.suppress(TypeError):
             return iter(values)
     raise TypeError(
-        f"the values of {key!r} must be a list of candidates, not {values!r};"
-        f" for a single value write {{{key!r}: [{values!r}]}}"
+        f"the values of {key!r:.120} must be a list of candidates, not {values!r:.120};"
+        f" for a single value write {{{key!r:.120}: [{values!r:.120}]}}"
     )

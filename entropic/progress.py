@@ -199,7 +199,8 @@ def make_meter(
         return Meter(_Told(option), total, clock)
     if not isinstance(option, bool) and option != "always":
         raise SettingsError(
-            f"progress must be True, False, 'always' or a function of a Progress, not {option!r}"
+            f"progress must be True, False, 'always' or a function of a Progress, not"
+            f" {option!r:.120}"
         )
     is_shown = option == "always" or (option and (sys.stderr.isatty() or _is_notebook()))
     return Meter(_Bar(total) if is_shown else _Show(), total, clock)

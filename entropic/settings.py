@@ -10,7 +10,7 @@ from typing import Any, Final, Self, get_args
 from entropic.artifacts import COMPANIONS, ResultsFolder
 from entropic.errors import ParamsError, SettingsError
 from entropic.executors import NAMES, check_executor, check_stops_late_runs, check_workers, is_dask
-from entropic.identity import checked_custom_data
+from entropic.identity import checked_custom_data, shortened
 from entropic.schedule import OnError
 from entropic.worker import is_async
 
@@ -78,14 +78,16 @@ def check_own_executor(settings: RunSettings, runner: Any, names: tuple[str, ...
 def check_runner(runner: object) -> None:
     """Raise ``SettingsError`` unless it can be called."""
     if not callable(runner):
-        raise SettingsError(f"runner must be a function of one dict of params, not {runner!r}")
+        raise SettingsError(
+            f"runner must be a function of one dict of params, not {shortened(runner)}"
+        )
 
 
 def check_on_error(on_error: object) -> None:
     """Raise ``SettingsError`` unless it is a policy."""
     if on_error not in get_args(OnError):
         choices = ", ".join(map(repr, get_args(OnError)))
-        raise SettingsError(f"on_error must be one of {choices}, not {on_error!r}")
+        raise SettingsError(f"on_error must be one of {choices}, not {shortened(on_error)}")
 
 
 def check_count(count: object, *, least: int, name: str) -> None:
@@ -93,7 +95,9 @@ def check_count(count: object, *, least: int, name: str) -> None:
     if count is None:
         return
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        raise SettingsError(f"{name} must be a whole number, {least} or more, not {count!r}")
+        raise SettingsError(
+            f"{name} must be a whole number, {least} or more, not {shortened(count)}"
+        )
 
 
 def check_seconds(
@@ -114,36 +118,39 @@ def check_seconds(
         return
     what = "0 seconds or more" if or_zero else "more than 0 seconds"
     finite = ", and finite" if is_finite else ""
-    raise SettingsError(f"{name} must be {what}{finite}, not {seconds!r}")
+    raise SettingsError(f"{name} must be {what}{finite}, not {shortened(seconds)}")
 
 
 def check_suffix(suffix: object) -> None:
     """Raise ``SettingsError`` unless names can end with it."""
     if not isinstance(suffix, str) or "/" in suffix or os.sep in suffix or "\0" in suffix:
-        raise SettingsError(f"file_suffix must be the end of a file's name, not {suffix!r}")
+        raise SettingsError(
+            f"file_suffix must be the end of a file's name, not {shortened(suffix)}"
+        )
     if not _is_unicode(suffix):
-        raise SettingsError(f"file_suffix {suffix!r} {_NO_UNICODE}")
+        raise SettingsError(f"file_suffix {shortened(suffix)} {_NO_UNICODE}")
     if suffix == COMPANIONS:
         raise SettingsError(
-            f"file_suffix {suffix!r} is what the folders of other files are called; use another"
+            f"file_suffix {shortened(suffix)} is what the folders of other files are called; use"
+            " another"
         )
 
 
 def results_folder(results_dir: object, suffix: str) -> ResultsFolder:
     """The folder; raises ``SettingsError`` unless it can be one."""
     if not isinstance(results_dir, str | os.PathLike) or not _is_path(results_dir):
-        raise SettingsError(f"results_dir must be a path, not {results_dir!r}")
+        raise SettingsError(f"results_dir must be a path, not {shortened(results_dir)}")
     if not _is_unicode(os.fspath(results_dir)):
-        raise SettingsError(f"results_dir {os.fspath(results_dir)!r} {_NO_UNICODE}")
+        raise SettingsError(f"results_dir {shortened(os.fspath(results_dir))} {_NO_UNICODE}")
     return ResultsFolder(results_dir, suffix)
 
 
 def result_path(path: object) -> str | os.PathLike[str]:
     """The same; raises ``ParamsError`` unless it can be a path."""
     if not (isinstance(path, str | os.PathLike) and _is_path(path)):
-        raise ParamsError(f"result_file must be the path of a result, not {path!r}")
+        raise ParamsError(f"result_file must be the path of a result, not {shortened(path)}")
     if not _is_unicode(os.path.abspath(path)):
-        raise ParamsError(f"result_file {os.path.abspath(path)!r} {_NO_UNICODE}")
+        raise ParamsError(f"result_file {shortened(os.path.abspath(path))} {_NO_UNICODE}")
     return path
 
 
@@ -169,5 +176,5 @@ _NO_UNICODE: Final = (
 def plain_custom_data(custom_data: Any) -> dict[str, Any]:
     """Custom data in plain JSON; raises ``ParamsError`` where it has no such form."""
     if not isinstance(custom_data, Mapping):
-        raise ParamsError(f"custom_data must be a dict, not {custom_data!r}")
+        raise ParamsError(f"custom_data must be a dict, not {shortened(custom_data)}")
     return checked_custom_data(custom_data)

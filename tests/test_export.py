@@ -440,6 +440,41 @@ def sims(**columns: Any) -> tuple[Any, list[Any]]:
     return sim, records(sim, *sets)
 
 
+def test_labels_that_floats_cannot_hold_stay_apart_from_each_other_and_from_none() -> None:
+    """They are objects then: as floats, 2**53 and 2**53 + 1 would be one label."""
+    sim = model(seed=int | None)
+    seeds = [2**53 + 1, None, 2**53, -(2**63)]
+    rows = records(sim, *({"seed": seed} for seed in seeds))
+    found = xarray_grid(sim, rows, lambda row: row.id)
+    assert found["seed"].values.tolist()[:3] == [-(2**63), 2**53, 2**53 + 1]
+    assert np.isnan(found["seed"].values[3])
+    assert found.indexes["seed"].is_unique
+    assert [found["result"].sel(seed=seed).item() for seed in (2**53, 2**53 + 1)] == [
+        "run2",
+        "run0",
+    ]
+
+
+def test_a_coordinate_with_gaps_holds_the_ints_that_floats_cannot() -> None:
+    """Objects as well, rather than the nearest float."""
+    sim, rows = sims(n=[1, 1, 2], k=[1, 2, 1], seed=[2**53, 2**53 + 1, 5])
+    found = xarray_grid(sim, rows, lambda row: row.n, dims=["n", "k"])["seed"]
+    assert found.values.ravel().tolist()[:3] == [2**53, 2**53 + 1, 5]
+    assert np.isnan(found.values[1, 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=2, unique=True))
+def test_an_axis_of_ints_or_none_has_a_label_for_each(seeds: list[int | None]) -> None:
+    """Whatever the ints are, and exactly they."""
+    sim = model(seed=int | None)
+    rows = records(sim, *({"seed": seed} for seed in seeds))
+    labels = xarray_grid(sim, rows, lambda row: 0).indexes["seed"]
+    assert labels.is_unique
+    numbers = sorted(seed for seed in seeds if seed is not None)
+    assert [int(label) for label in labels if label == label] == numbers  # noqa: PLR0124  NaN
+
+
 def test_parameters_that_do_not_vary_are_no_dimensions() -> None:
     """They are coordinates all the same."""
     found = xarray_grid(*sims(n=[1, 2], steps=[5, 5]), lambda row: row.n)
@@ -548,6 +583,53 @@ def test_what_points_without_a_run_take_can_be_limited_and_allowed() -> None:
     assert found["result"].shape == (3, 3, 1000)
     complete = rows[:1]
     assert xarray_grid(sim, complete, lambda row: np.zeros(9), max_missing_bytes=0).sizes
+
+
+def test_coordinates_along_all_dimensions_count_among_what_points_without_a_run_take() -> None:
+    """Known at layout: 80 such points, each with an id and 30 parameters, of 8 bytes."""
+    corners = [(at, other) for at in range(10) for other in (at, (at + 1) % 10)]
+    sampled = {f"p{number}": list(range(20)) for number in range(30)}
+    sim, rows = sims(n=[n for n, _ in corners], k=[k for _, k in corners], **sampled)
+    limit = 80 * 8 * 31
+    with pytest.raises(ExportError, match="for points without a run"):
+        grid_layout(sim, rows, dims=["n", "k"], max_missing_bytes=limit - 1)
+    found = grid_layout(sim, rows, dims=["n", "k"], max_missing_bytes=limit).dataset()
+    assert found["p0"].dims == found["id"].dims == ("n", "k")
+    assert found.nbytes == (20 + 80) * 8 * 31 + 2 * found["n"].nbytes
+
+
+def test_a_coordinate_along_one_dimension_takes_nothing_for_points_without_a_run() -> None:
+    """It has no more values than there are labels."""
+    places = list(range(10))
+    sim, rows = sims(n=places, k=places, twice=[2 * at for at in places])
+    grid = grid_layout(sim, rows, dims=["n", "k"], max_missing_bytes=90 * 8)
+    assert grid.dataset()["twice"].dims == ("n",)
+
+
+def test_a_variable_that_grows_is_held_to_the_limit_before_it_does() -> None:
+    """Of 6 points without a run: ids, 8 bytes each; int8 as float32, then complex128."""
+    sim, rows = sims(n=[1, 2, 3], k=[1, 2, 3])
+    results = [np.zeros(1000, "int8"), *[np.full(1000, 1j)] * 2]
+    limit = 6 * (8 + 16_000)
+    grid = grid_layout(sim, rows, max_missing_bytes=limit - 1)
+    grid.fill(rows[0], results[0])
+    with pytest.raises(ExportError, match="for points without a run"):
+        grid.fill(rows[1], results[1])
+    assert grid.dataset()["result"].dtype == np.float32  # as it was
+    grid = grid_layout(sim, rows, max_missing_bytes=limit)
+    for row, result in zip(rows, results, strict=True):
+        grid.fill(row, result)
+    assert grid.dataset()["result"].dtype == np.complex128
+
+
+def test_variables_that_grow_are_held_to_the_limit_together() -> None:
+    """Each alone would be within it."""
+    sim, rows = sims(n=[1, 2, 3], k=[1, 2, 3])
+    grid = grid_layout(sim, rows, max_missing_bytes=6 * (8 + 16_000 + 8_000))
+    grid.fill(rows[0], {"u": np.zeros(1000), "v": np.zeros(1000)})
+    grid.fill(rows[1], {"u": np.full(1000, 1j), "v": np.zeros(1000)})
+    with pytest.raises(ExportError, match="for points without a run"):
+        grid.fill(rows[2], {"u": np.full(1000, 1j), "v": np.full(1000, 1j)})
 
 
 def test_a_grid_beyond_the_machines_memory_is_refused() -> None:
@@ -715,6 +797,21 @@ def test_results_are_not_held_twice(gaps: int) -> None:
         tracemalloc.stop()
     assert found["result"].nbytes == 40 * size * 8
     assert peak < 1.1 * found["result"].nbytes
+
+
+def test_a_load_that_is_async_is_refused() -> None:
+    """Not kept as an object; and nothing is left that Python would warn was never awaited."""
+
+    async def load(row: Any) -> Any:
+        return row.n
+
+    async def steps(row: Any) -> Any:
+        yield row.n
+
+    for one in (load, steps, lambda row: {"u": load(row)}):
+        with pytest.raises(ExportError, match=r"load is async: .*run0") as caught:
+            xarray_grid(*sims(n=[1, 2]), one)
+        assert caught.value.ids == ("run0",)
 
 
 def test_an_error_of_load_tells_the_record() -> None:

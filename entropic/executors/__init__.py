@@ -130,7 +130,7 @@ def check_executor(executor: object, names: tuple[str, ...] = NAMES) -> None:
     choices = ", ".join(map(repr, names))
     raise SettingsError(
         f"executor must be {choices}, a concurrent.futures.Executor or a Dask client, not"
-        f" {executor!r}"
+        f" {executor!r:.120}"
     )
 
 

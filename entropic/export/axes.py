@@ -11,6 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from entropic.export.columns import Column, Kind, declared, kind_of, parameter_column
+from entropic.export.missing import are_exact_in_float
 from entropic.identity.canonical import Unfit, canonical
 from entropic.identity.coercion import Rule, rule_for
 from entropic.models import Base, Parameter
@@ -140,15 +141,27 @@ _DTYPES_WITH_NONE: Final = {
 
 
 def label_array(kind: Kind, labels: Iterable[Any]) -> Any:
-    """Labels as a numpy array; ``None`` is NaN, and NaT among dates."""
+    """Labels as a numpy array; ``None`` is NaN, and NaT among dates.
+
+    Ints beside ``None`` are floats where those hold them, and else objects: labels that differ
+    stay different.
+    """
     import numpy as np
 
     values = list(labels)
     if kind is Kind.UTC:
         values = [None if value is None else value.replace(tzinfo=None) for value in values]
-    dtype = (_DTYPES_WITH_NONE if None in values else _DTYPES)[kind]
+    dtype = _dtype(kind, values)
     if dtype != "object":
         return np.array(values, dtype=dtype)
     array = np.empty(len(values), dtype=object)
     array[:] = [np.nan if value is None else value for value in values]
     return array
+
+
+def _dtype(kind: Kind, values: list[Any]) -> str:
+    if None not in values:
+        return _DTYPES[kind]
+    if kind is Kind.INT and not are_exact_in_float(v for v in values if v is not None):
+        return "object"
+    return _DTYPES_WITH_NONE[kind]

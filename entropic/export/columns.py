@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from entropic.export.missing import are_exact_in_float
 from entropic.models import (
     Base,
     EnumValue,
@@ -138,7 +139,6 @@ _TYPES: Final[dict[Kind, set[type]]] = {
 }
 
 _INT64: Final = range(-(2**63), 2**63)
-_EXACT_IN_FLOAT: Final = range(-(2**53), 2**53 + 1)
 
 
 def _kind_of(types: Collection[type]) -> Kind:
@@ -154,8 +154,10 @@ def _fits(kind: Kind, types: set[type], values: list[Any]) -> bool:
         return False
     if int not in types:
         return True
-    held = _INT64 if kind is Kind.INT else _EXACT_IN_FLOAT
-    return all(value in held for value in values if type(value) is int)
+    numbers = (value for value in values if type(value) is int)
+    if kind is Kind.INT:
+        return all(number in _INT64 for number in numbers)
+    return are_exact_in_float(numbers)
 
 
 def _moment(kind: Kind, value: datetime) -> datetime:

@@ -2,22 +2,24 @@
 
 Two steps, so that whoever loads the results may do so in threads: ``grid_layout`` says where each
 record belongs, ``Grid.fill`` puts a result there. The arrays are made when the first result shows
-how large they are, and each result is copied into its place: none is held twice.
+how large they are, and each result is copied into its place: none is held twice. Whether they may
+be as large is asked before each is made, and before it grows.
 """
 
 import enum
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from entropic.errors import ExportError, SettingsError
 from entropic.export.axes import Axis, id_axis, parameter_axis
+from entropic.export.coordinates import Coordinate, id_coordinate, parameter_coordinate
 from entropic.export.limits import MAX_MISSING_BYTES, check_size
 from entropic.export.loaded import Loaded, Part, taken_apart
-from entropic.export.missing import able_to_miss, missing_value
 from entropic.export.packages import needed
 from entropic.export.variables import Variable, other_shape
+from entropic.identity import shortened
 from entropic.identity.coercion import nearest
 from entropic.models import Base, parameters
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 R = TypeVar("R", bound=Base)
-
-_ID_BYTES: Final = 8
 
 
 def xarray_grid(
@@ -110,9 +110,11 @@ def _chosen_dims(
         if name not in axes and name != "id":
             guess = nearest(str(name), axes)
             hint = f"; did you mean {guess!r}?" if guess else f", which has {', '.join(axes)}"
-            raise SettingsError(f"dims names {name!r}, no parameter of {model.__name__}{hint}")
+            raise SettingsError(
+                f"dims names {shortened(name)}, no parameter of {model.__name__}{hint}"
+            )
     if len(set(chosen)) < len(chosen):
-        raise SettingsError(f"dims names a parameter twice: {chosen}")
+        raise SettingsError(f"dims names a parameter twice: {shortened(chosen)}")
     return chosen
 
 
@@ -144,7 +146,8 @@ class Grid(Generic[R]):
         self._axes = axes
         self._shape = tuple(len(axis.labels) for axis in dims)
         self._size = math.prod(self._shape)
-        self._missing = max(self._size - len(records), 0)
+        self._may_miss = self._size > len(records)
+        self._coordinates = self._beside(dims)
         self._max_missing_bytes = max_missing_bytes
         self._check_size(0)
         self._points = _points(dims, len(records))
@@ -182,8 +185,9 @@ class Grid(Generic[R]):
             del loaded.parts[name]
         with self._lock:
             self._check(record, loaded)
-            for name, part in loaded.parts.items():
-                self._variable(name, part, record).put(point, part, record)
+            room = [(self._room(n, part, record), part) for n, part in loaded.parts.items()]
+            for variable, part in room:
+                variable.put(point, part)
 
     def dataset(self) -> "xr.Dataset":
         """The grid, as it has been filled so far.
@@ -191,9 +195,14 @@ class Grid(Generic[R]):
         Points without a result are NaN (NaT; NaN + NaNj). Where a variable has such points, ints
         (exact up to 2**53) and bools are floats, and texts objects. A parameter that is no
         dimension is a coordinate, too; so is ``id``, which is NaN where there is no run.
+
+        Raises:
+            ExportError: With what is missing it would take more than this machine's memory.
         """
         import xarray as xr
 
+        for variable in self._variables.values():
+            self._grow(variable, variable.finished_dtype())
         arrays = {
             name: xr.Variable(
                 (*self._dims, *variable.dims),
@@ -212,44 +221,20 @@ class Grid(Generic[R]):
             },
         )
 
+    def _beside(self, dims: Sequence[Axis]) -> dict[str, Coordinate]:
+        """What is a coordinate and no dimension."""
+        found = {
+            name: parameter_coordinate(axis, dims, may_miss=self._may_miss)
+            for name, axis in self._axes.items()
+            if name not in self._dims
+        }
+        return found if "id" in self._axes else found | {"id": id_coordinate(self.records, dims)}
+
     def _coords(self) -> dict[str, Any]:
         coords: dict[str, Any] = {name: (name, self._axes[name].labels) for name in self._dims}
-        for name, axis in self._axes.items():
-            if name not in self._dims:
-                coords[name] = self._along(axis)
-        if "id" not in self._axes:
-            coords["id"] = (self._dims, self._ids())
+        for name, coordinate in self._coordinates.items():
+            coords[name] = (coordinate.dims, coordinate.on_grid(self._points, self._shape))
         return coords
-
-    def _along(self, axis: Axis) -> tuple[tuple[str, ...], Any]:
-        """A parameter that is no dimension, along as few of them as determine it."""
-        if len(axis.labels) == 1:
-            return (), axis.labels[0]
-        for name in self._dims:
-            places = dict(zip(self._axes[name].places, axis.places, strict=True))
-            if all(
-                places[at] == place
-                for at, place in zip(self._axes[name].places, axis.places, strict=True)
-            ):
-                order = [places[at] for at in range(len(self._axes[name].labels))]
-                return (name,), axis.labels[order]
-        dtype = able_to_miss(axis.labels.dtype) if self._missing else axis.labels.dtype
-        return self._dims, self._scattered(axis.labels[axis.places], dtype, missing_value(dtype))
-
-    def _ids(self) -> Any:
-        import numpy as np
-
-        ids = np.array([record.id for record in self.records], dtype=object)
-        return self._scattered(ids, ids.dtype, np.nan)
-
-    def _scattered(self, values: Any, dtype: Any, missing: Any) -> Any:
-        import numpy as np
-
-        array = np.empty(self._size, dtype)
-        if self._missing:
-            array[...] = missing
-        array[self._points] = values
-        return array.reshape(self._shape)
 
     def _is_known(self, record: R, name: str, part: Part) -> bool:
         """Whether this repeats a parameter, as results often do; the grid has it already."""
@@ -260,15 +245,19 @@ class Grid(Generic[R]):
         value = getattr(record, name)
         return np.array_equal(part.array, value.value if isinstance(value, enum.Enum) else value)
 
-    def _variable(self, name: str, part: Part, record: R) -> "Variable":
-        variable = self._variables.get(name)
-        if variable is None:
-            variable = Variable(name, part, self._missing > 0, self._size, record)
-            total = [v.bytes_per_point for v in (*self._variables.values(), variable)]
-            self._check_size(sum(total))
-            variable.make()
-            self._variables[name] = variable
+    def _room(self, name: str, part: Part, record: R) -> Variable:
+        """The variable that a part belongs to, with a dtype that holds it."""
+        variable = self._variables.get(name) or Variable(name, part, self._size, record)
+        self._grow(variable, variable.dtype_with(part, record, may_miss=self._may_miss))
+        self._variables[name] = variable
         return variable
+
+    def _grow(self, variable: Variable, dtype: Any) -> None:
+        if variable.has(dtype):
+            return
+        others = sum(v.bytes_per_point for v in self._variables.values() if v is not variable)
+        self._check_size(others + variable.bytes_with(dtype))
+        variable.make(dtype)
 
     def _check(self, record: R, loaded: Loaded) -> None:
         self._check_names(record, loaded)
@@ -281,9 +270,9 @@ class Grid(Generic[R]):
             known, first = self._labels.setdefault(name, (labels, record))
             if not known.equals(labels):  # type: ignore[no-untyped-call]
                 raise ExportError(
-                    f"load() gave other labels along {name!r} for {record!r} than for {first!r}:"
-                    " give all results the same in load (interpolate, or drop them with"
-                    f" drop_vars({name!r}))",
+                    f"load() gave other labels along {shortened(name)} for {record!r} than for"
+                    f" {first!r}: give all results the same in load (interpolate, or drop them with"
+                    f" drop_vars({shortened(name)}))",
                     ids=(first.id, record.id),
                 )
 
@@ -304,14 +293,15 @@ class Grid(Generic[R]):
         if known is not None:
             raise other_shape(known, part, record)
         raise ExportError(
-            f"load() gave {name!r} the shape {part.array.shape} for {record!r}, and there are"
-            f" {size} along {dim!r} since {first!r}: give the dimension another name",
+            f"load() gave {shortened(name)} the shape {part.array.shape} for {record!r}, and there"
+            f" are {size} along {shortened(dim)} since {first!r}: give the dimension another name",
             ids=(first.id, record.id),
         )
 
-    def _check_size(self, bytes_per_point: int) -> None:
+    def _check_size(self, bytes_of_variables: int) -> None:
         sizes = dict(zip(self._dims, self._shape, strict=True))
-        check_size(sizes, len(self.records), bytes_per_point + _ID_BYTES, self._max_missing_bytes)
+        beside = sum(coordinate.bytes_per_point for coordinate in self._coordinates.values())
+        check_size(sizes, len(self.records), bytes_of_variables + beside, self._max_missing_bytes)
 
     def _check_distinct(self) -> None:
         seen: dict[int, R] = {}
@@ -346,7 +336,7 @@ def _points(dims: Sequence[Axis], count: int) -> list[int]:
 
 def _taken(record: Base, what: str, name: str) -> ExportError:
     return ExportError(
-        f"load() gave a {what} {name!r} for {record!r}, and there is a coordinate, dimension or"
-        " variable of that name: give it another name in load, or leave it out",
+        f"load() gave a {what} {shortened(name)} for {record!r}, and there is a coordinate,"
+        " dimension or variable of that name: give it another name in load, or leave it out",
         ids=(record.id,),
     )

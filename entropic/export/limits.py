@@ -28,9 +28,9 @@ def check_size(
     """
     points = math.prod(sizes.values())
     total, missing = points * bytes_per_point, max(points - count, 0) * bytes_per_point
-    dims = " x ".join(f"{name}: {size}" for name, size in sizes.items())
     told = (
-        f"the grid would have {points:,} points ({dims}) for {count:,} records, and take"
+        f"the grid would have {_counted(points)} points ({_dims(sizes)}) for {count:,} records, and"
+        " take"
         f" {_shown(total)}"
     )
     if missing > max_missing_bytes:
@@ -46,7 +46,26 @@ def check_size(
         )
 
 
+def _dims(sizes: Mapping[str, int]) -> str:
+    shown = " x ".join(f"{name}: {size}" for name, size in [*sizes.items()][:_MOST_DIMS])
+    left = len(sizes) - _MOST_DIMS
+    return f"{shown} and {left:,} more" if left > 0 else shown
+
+
+_MOST_DIMS: Final = 10
+
+
+def _counted(count: int) -> str:
+    # Of as many samples as parameters there may be more points than a float can be large.
+    return f"{count:,}" if count < _LARGEST else f"about 10^{math.log10(count):.0f}"
+
+
+_LARGEST: Final = 10**18
+
+
 def _shown(count: int) -> str:
+    if count >= _LARGEST:
+        return f"{_counted(count)} B"
     exponent = min(max(count, 1).bit_length() // 10, 4)
     return f"{count / 2 ** (10 * exponent):,.1f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
 

@@ -1,11 +1,13 @@
 """What ``load`` has returned for a record, as arrays with names and dimensions."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from entropic.errors import ExportError
 from entropic.export.missing import able_to_miss, missing_value
+from entropic.identity import shortened
 from entropic.models import Base
 
 if TYPE_CHECKING:
@@ -88,8 +90,8 @@ def _take(loaded: Loaded, record: Base, name: str, value: Any, unnamed: str) -> 
         dims = (value[0],) if isinstance(value[0], str) else tuple(value[0])
     if len(dims) != array.ndim:
         raise ExportError(
-            f"load() gave {name!r} the dimensions {dims} for {record!r}, and an array of the shape"
-            f" {array.shape}: give as many names",
+            f"load() gave {shortened(name)} the dimensions {shortened(dims)} for {record!r}, and"
+            f" an array of the shape {array.shape}: give as many names",
             ids=(record.id,),
         )
     loaded.parts[name] = Part(dims, array)
@@ -117,6 +119,7 @@ def _are_dims(value: Any) -> bool:
 def _array(record: Base, name: str, value: Any) -> Any:
     import numpy as np
 
+    _refuse_async(record, value)
     if value is None:
         raise ExportError(
             f"load() returned None for {record!r}: return an array, or a dict of arrays; an empty"
@@ -129,15 +132,29 @@ def _array(record: Base, name: str, value: Any) -> Any:
         array = np.asarray(value)
     except ValueError as reason:
         raise ExportError(
-            f"load() returned what is no array for {record!r} ({name}: {reason})", ids=(record.id,)
+            f"load() returned what is no array for {record!r} ({shortened(name)}: {reason})",
+            ids=(record.id,),
         ) from None
     if array.dtype.kind == "V":
         raise ExportError(
-            f"load() returned records of fields for {record!r} ({name}: {array.dtype}): return a"
-            " dict with an array for each field",
+            f"load() returned records of fields for {record!r} ({shortened(name)}:"
+            f" {shortened(array.dtype)}): return a dict with an array for each field",
             ids=(record.id,),
         )
     return array
+
+
+def _refuse_async(record: Base, value: Any) -> None:
+    """Numpy would keep a coroutine as an object."""
+    if not (inspect.isawaitable(value) or inspect.isasyncgen(value)):
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # or Python would warn that it was never awaited
+    raise ExportError(
+        f"load is async: it returned a {type(value).__name__} for {record!r}, which nobody has"
+        " awaited; give a function that returns the result itself",
+        ids=(record.id,),
+    )
 
 
 def _unmasked(array: Any) -> Any:

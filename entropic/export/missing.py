@@ -1,5 +1,6 @@
 """What stands for nothing, in an array of any dtype."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 
@@ -17,6 +18,14 @@ def able_to_miss(dtype: Any) -> Any:
 
 
 _BYTES_IN_FLOAT32: Final = 2
+
+
+_EXACT_IN_FLOAT: Final = range(-(2**53), 2**53 + 1)
+
+
+def are_exact_in_float(numbers: Iterable[int]) -> bool:
+    """Whether float64 holds each of them, and each number next to it."""
+    return all(number in _EXACT_IN_FLOAT for number in numbers)
 
 
 def missing_value(dtype: Any) -> Any:

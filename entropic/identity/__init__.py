@@ -262,8 +262,8 @@ class Identity:
             name = self._name(key, value)
             if name in found:
                 raise ParamsError(
-                    f"params give {self.model.__name__}.{name} twice: {key!r} is the same name to"
-                    " Python",
+                    f"params give {self.model.__name__}.{name} twice: {shortened(key)} is the same"
+                    " name to Python",
                     column=name,
                     value=value,
                 )
@@ -279,8 +279,8 @@ class Identity:
         guess = nearest(str(key), self.parameters)
         hint = f"did you mean {guess!r}?" if guess else ""
         raise ParamsError(
-            f"{self.model.__name__} has no parameter {key!r} (its value: {shortened(value)}):"
-            f" {hint or 'it has ' + ', '.join(self.parameters)}",
+            f"{self.model.__name__} has no parameter {shortened(key)} (its value:"
+            f" {shortened(value)}): {hint or 'it has ' + ', '.join(self.parameters)}",
             column=str(key),
             value=value,
         )
@@ -309,7 +309,7 @@ class Identity:
             # Also where it asks for SQLAlchemy's context, which there is none before a statement.
             raise ParamsError(
                 f"params lack {self.model.__name__}.{name}, and its default function failed:"
-                f" {error!r}",
+                f" {shortened(error)}",
                 column=name,
             ) from error
 
@@ -394,7 +394,7 @@ def checked_custom_data(custom_data: Mapping[str, Any]) -> dict[str, Any]:
             checked.update(plain({key: value}))
         except Unfit as reason:
             raise ParamsError(
-                f"custom_data[{key!r}] cannot be {shortened(value)}: {reason}",
+                f"custom_data[{shortened(key)}] cannot be {shortened(value)}: {reason}",
                 column="custom_data",
                 value=value,
             ) from None

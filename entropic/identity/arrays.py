@@ -25,7 +25,7 @@ def number_array(value: Any, dtype: str | None) -> Any:
     except (TypeError, ValueError, OverflowError) as reason:
         raise Unfit(f"it is no array ({reason})") from None
     if array.dtype.kind not in "biuf":
-        raise Unfit(f"an array of {array.dtype} is neither numbers nor bools")
+        raise Unfit(f"an array of {array.dtype!s:.120} is neither numbers nor bools")
     check_array(array)
     # JSON lists tell no further lengths once one of them is empty.
     if 0 in array.shape[:-1]:

@@ -95,7 +95,7 @@ def _key(key: object) -> str:
         key = key.value
     if isinstance(key, str):
         return checked_text(key)
-    raise Unfit(f"the key {key!r} is no string, and JSON has no other keys")
+    raise Unfit(f"the key {key!r:.120} is no string, and JSON has no other keys")
 
 
 def is_numpy(value: object) -> bool:
@@ -115,7 +115,7 @@ def _plain_numpy(value: Any, depth: int) -> Any:
         return _nested(array)
     if array.dtype.kind in "fMUO":
         return [_plain(item, depth + 1) for item in array]
-    raise Unfit(f"an array of {array.dtype} has no JSON form")
+    raise Unfit(f"an array of {array.dtype!s:.120} has no JSON form")
 
 
 def numpy_item(value: Any) -> Any:
@@ -130,7 +130,7 @@ def numpy_item(value: Any) -> Any:
         return _datetime64_item(value)
     if kind not in "biufUO":
         # A timedelta64 among them: its item() is a bare number, whatever the unit.
-        raise Unfit(f"a {value.dtype} has no JSON form")
+        raise Unfit(f"a {value.dtype!s:.120} has no JSON form")
     if kind == "f" and value.dtype.itemsize > 8:
         number = float(value)
         if number != value and not math.isnan(number):

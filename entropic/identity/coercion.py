@@ -380,7 +380,7 @@ def _custom(kind: Any) -> Rule:
             except Unfit:
                 raise
             except Exception as reason:
-                raise Unfit(f"the type refused it ({reason!r})") from None
+                raise Unfit(f"the type refused it ({reason!r:.200})") from None
         plain(value)
         return copy.deepcopy(value)  # the caller's may change while the run waits
 

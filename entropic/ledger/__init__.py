@@ -395,7 +395,8 @@ class Ledger(Generic[R]):
             return None
         names = self._identity.differences(parameters.values, entry.values)
         differing = ", ".join(
-            f"{name} is {entry.values[name]!r} there and {parameters.values[name]!r} here"
+            f"{name} is {shortened(entry.values[name])} there and"
+            f" {shortened(parameters.values[name])} here"
             for name in names
         )
         return IdConflictError(

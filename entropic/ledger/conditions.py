@@ -117,7 +117,7 @@ class Conditions:
             return self._columns[name]
         guess = nearest(name, self._columns)
         hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(self._columns)}"
-        raise ParamsError(f"{self._name} has no column {name!r}: {hint}", column=name)
+        raise ParamsError(f"{self._name} has no column {shortened(name)}: {hint}", column=name)
 
     def _ordered(self, one: object) -> Iterator[sa.ColumnElement[Any]]:
         match one:

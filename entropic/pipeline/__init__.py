@@ -20,7 +20,7 @@ from entropic.errors import (
     SweepError,
 )
 from entropic.executors import Executors, Threads
-from entropic.identity import Identity, ParameterSet
+from entropic.identity import Identity, ParameterSet, shortened
 from entropic.leases import Flight, Flights, Waiter, new_owner, waiting
 from entropic.ledger import Ledger
 from entropic.models import Base, copied
@@ -362,7 +362,7 @@ def _check_same(flight: Flight[Any], parameters: ParameterSet) -> None:
     if flight.digest != parameters.digest:
         raise IdConflictError(
             f"the id {parameters.id!r} is being run with other parameters than"
-            f" {parameters.values!r}; choose another id",
+            f" {shortened(parameters.values)}; choose another id",
             id=parameters.id,
         )
 

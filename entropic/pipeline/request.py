@@ -19,7 +19,7 @@ from entropic.errors import (
     ResultsDirError,
     RunInterruptedError,
 )
-from entropic.identity import ParameterSet
+from entropic.identity import ParameterSet, shortened
 from entropic.leases import Flights, Waiter
 from entropic.models import Base, copied
 from entropic.pipeline.holding import Landed
@@ -304,7 +304,7 @@ class Request(Generic[R]):
         if known != parameters.digest:
             raise IdConflictError(
                 f"the id {parameters.id!r} stands for two parameter sets of this input,"
-                f" {parameters.values!r} being the second; choose another id",
+                f" {shortened(parameters.values)} being the second; choose another id",
                 id=parameters.id,
             )
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from entropic._portal import CallerItems, take_slice
 from entropic._shield import to_the_end
 from entropic.errors import ParamsError
-from entropic.identity import ParameterSet
+from entropic.identity import ParameterSet, shortened
 
 Params = Mapping[str, Any]
 
@@ -110,7 +110,7 @@ def _check_iterable(params: object) -> None:
     if isinstance(params, Mapping):
         raise ParamsError(
             "sweep takes an iterable of dicts, and this is one dict: write [params] for a single"
-            f" set, or expand_grid(params) for a grid; got {params!r}"
+            f" set, or expand_grid(params) for a grid; got {shortened(params)}"
         )
     if isinstance(params, str | bytes) or not isinstance(params, Iterable | AsyncIterable):
-        raise ParamsError(f"sweep takes an iterable of dicts, not {params!r}")
+        raise ParamsError(f"sweep takes an iterable of dicts, not {shortened(params)}")
