@@ -314,7 +314,7 @@ def test_the_outcome_of_a_finished_run_survives_its_worker(
 ) -> None:
     """A task that is run again finds the sealed result of its first time."""
     from entropic.artifacts import Stage
-    from entropic.executors.dask import run_task
+    from entropic.executors.dask_worker import run_task
     from entropic.executors.parcels import dumps
     from entropic.worker import Job
 
