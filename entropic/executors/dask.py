@@ -19,9 +19,9 @@ from entropic.executors.dask_client import (
     OPEN,
     check_client,
     check_options,
-    on_loop_of,
     threads_of,
 )
+from entropic.executors.dask_tasks import Task, Tasks
 from entropic.executors.dask_worker import run_task
 from entropic.executors.parcels import Reply, check_travels, dumps, failed
 from entropic.worker import Job, Outcome, Runner
@@ -93,6 +93,10 @@ class DaskExecutor:
         self._most = max_workers
         self._threads = threads
         self._slots = self._room()
+        # Where the scheduler has none ahead, a worker waits for each answer.
+        self._tasks = Tasks(
+            self._client, run_task, dask.submit_options, lingers=max_workers is None
+        )
         self._waiting: dict[str, Callable[[], None]] = {}
         self._ended: dict[str, asyncio.Future[Any]] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -133,25 +137,25 @@ class DaskExecutor:
         Raises:
             RunError: The client or its scheduler went away.
         """
-        future = self._submit(job)
-        answer = asyncio.ensure_future(on_loop_of(self._client, _answer(future)))
+        task = self._submit(job)
+        answer = task.answer
         self._watch(job.stage, answer, began)
         try:
             while not answer.done():
                 try:
                     await asyncio.wait({answer})
                 except asyncio.CancelledError:
-                    if await self._drop(job.stage, future, answer):
+                    if await self._drop(job.stage, task):
                         raise
                     began()
             if answer.cancelled():
                 raise self._lost("closed")
+            if (refused := answer.exception()) is not None:
+                raise self._refused(refused) from refused
             return self._outcome(answer.result())
         finally:
             self._waiting.pop(job.stage.folder, None)
             self._ended.pop(job.stage.folder, None)
-            with contextlib.suppress(Exception):  # the client may be closed
-                future.release()
 
     async def aclose(self) -> None:
         """The client is the user's, and stays open."""
@@ -159,20 +163,19 @@ class DaskExecutor:
             self._watching.cancel()
             await to_the_end(asyncio.wait({self._watching}))
 
-    def _submit(self, job: Job) -> Any:
-        key = f"entropic-{job.id}-{uuid.uuid4().hex}"
+    def _submit(self, job: Job) -> Task:
         try:
-            return self._client.submit(
-                run_task, dumps(job), key=key, pure=False, **self._dask.submit_options
-            )
+            content = dumps(job)
         except Exception as error:
-            if self._client.status in OPEN:
-                raise RunError(
-                    f"the Dask client refused a run: {type(error).__name__}: {error}"
-                ) from error
-            raise self._lost(self._client.status) from error
+            raise self._refused(error) from error
+        return self._tasks.add(f"entropic-{job.id}-{uuid.uuid4().hex}", content)
 
-    async def _drop(self, stage: Stage, future: Any, answer: "asyncio.Future[Any]") -> bool:
+    def _refused(self, error: BaseException) -> RunError:
+        if self._client.status in OPEN:
+            return RunError(f"the Dask client refused a run: {type(error).__name__}: {error}")
+        return self._lost(self._client.status)
+
+    async def _drop(self, stage: Stage, task: Task) -> bool:
         """Cancel a task whose runner has not begun; whether that is so.
 
         Whoever makes the stage first has decided it: a task that finds one there does not run.
@@ -186,10 +189,7 @@ class DaskExecutor:
         if not making.result():
             uncancel()
             return False
-        if self._client.status in OPEN:
-            with contextlib.suppress(Exception):  # it may be closing
-                await to_the_end(on_loop_of(self._client, _cancel(future), seconds=5.0))
-        answer.cancel()
+        await self._tasks.cancel(task)
         return True
 
     def _outcome(self, answer: Any) -> Outcome:
@@ -298,21 +298,6 @@ def _names(folder: str) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-async def _answer(future: Any) -> Any:
-    """What a task returned, or the exception that it ended with; on the client's loop."""
-    try:
-        return await future
-    except (Exception, asyncio.CancelledError) as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return error
-
-
-async def _cancel(future: Any) -> None:
-    await future.cancel(reason="entropic", msg="the run is not needed any more")
 
 
 def _caused(error: T, cause: BaseException) -> T:
