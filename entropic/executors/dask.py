@@ -28,9 +28,10 @@ from entropic.worker import Job, Outcome, Runner
 
 T = TypeVar("T")
 
-# Enough in the scheduler that no worker thread waits for its next run; a million tasks in it
-# would be slow. An adaptive cluster without workers needs some to see that it has to grow.
-_TASKS_PER_THREAD: Final = 4
+# Enough in the scheduler that no worker thread waits for its next run while the answers of several
+# are fetched at once; a million tasks in it would be slow. An adaptive cluster without workers
+# needs some to see that it has to grow.
+_TASKS_PER_THREAD: Final = 8
 _FEWEST_TASKS: Final = 8
 _MOST_TASKS: Final = 10_000
 

@@ -14,8 +14,8 @@ from entropic._shield import to_the_end
 from entropic.executors.dask_client import OPEN, on_loop_of
 
 # How often to look for more that has ended, and how many times, before the answers are fetched.
-_LINGER_SECONDS: Final = 0.005
-_LINGER_TIMES: Final = 4
+_LINGER_SECONDS: Final = 0.01
+_LINGER_TIMES: Final = 5
 
 # A worker that has died with a finished task's answer: it is run again, and delays the others that
 # are fetched with it no longer than this.
