@@ -17,12 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from entropic._shield import in_pool, to_the_end, undisturbed
-from entropic.artifacts import Sidecar, Stage, Staged, explained
+from entropic.artifacts import Sidecar, Stage, Staged, explained, life
 from entropic.artifacts import stage as stages
 from entropic.errors import ResultsDirError, RunError, RunInterruptedError, RunTimeoutError
 
@@ -233,19 +233,11 @@ def showing_life(job: Job) -> Iterator[None]:
     A runner may compute for hours before it writes, and the store that recovers what others have
     left cannot ask a cluster that it does not know.
     """
-    has_ended = threading.Event()
-
-    def touch() -> None:
-        while not has_ended.wait(min(job.patience / 4, threading.TIMEOUT_MAX)):
-            with suppress(OSError):  # not made yet, or gone: what that means, the run will say
-                os.utime(job.stage.folder)
-
-    if math.isfinite(job.patience):
-        threading.Thread(target=touch, name=f"entropic {job.id}", daemon=True).start()
-    try:
+    if math.isinf(job.patience):
         yield
-    finally:
-        has_ended.set()
+        return
+    with life.shown(job.stage.folder, job.patience / 4):
+        yield
 
 
 def too_late(timeout: float) -> RunTimeoutError:

@@ -2,30 +2,36 @@
 
 import asyncio
 import contextlib
-import inspect
-import math
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from entropic import worker
 from entropic._shield import in_own_thread, to_the_end, uncancel
 from entropic._slots import Slots
-from entropic.artifacts import Stage, read_sidecar
+from entropic.artifacts import Stage
 from entropic.errors import RunError, RunInterruptedError, SettingsError, WorkerDiedError
 from entropic.executors import is_dask
-from entropic.executors.parcels import Reply, check_travels, dumps, failed, open_and_run
+from entropic.executors.dask_client import (
+    OPEN,
+    check_client,
+    check_options,
+    threads_of,
+)
+from entropic.executors.dask_tasks import Task, Tasks
+from entropic.executors.dask_worker import run_task
+from entropic.executors.parcels import Reply, check_travels, dumps, failed
 from entropic.worker import Job, Outcome, Runner
 
 T = TypeVar("T")
 
-# Enough in the scheduler that no worker thread waits for its next run; a million tasks in it
-# would be slow. An adaptive cluster without workers needs some to see that it has to grow.
-_TASKS_PER_THREAD: Final = 4
+# Enough in the scheduler that no worker thread waits for its next run while the answers of several
+# are fetched at once; a million tasks in it would be slow. An adaptive cluster without workers
+# needs some to see that it has to grow.
+_TASKS_PER_THREAD: Final = 8
 _FEWEST_TASKS: Final = 8
 _MOST_TASKS: Final = 10_000
 
@@ -33,8 +39,6 @@ _MOST_TASKS: Final = 10_000
 # how large the cluster is.
 _GLANCE_SECONDS: Final = 0.05
 _SIZE_SECONDS: Final = 2.0
-
-_OUR_OWN_OPTIONS: Final = ("key", "pure", "actor", "actors", "retries")
 
 
 class Dask:
@@ -59,7 +63,7 @@ class Dask:
             raise SettingsError(
                 f"client must be a dask.distributed.Client, not {type(client).__name__}"
             )
-        _check_options(client, submit_options)
+        check_options(client, submit_options)
         object.__setattr__(self, "client", client)
         object.__setattr__(self, "submit_options", MappingProxyType(submit_options))
 
@@ -90,6 +94,10 @@ class DaskExecutor:
         self._most = max_workers
         self._threads = threads
         self._slots = self._room()
+        # Where the scheduler has none ahead, a worker waits for each answer.
+        self._tasks = Tasks(
+            self._client, run_task, dask.submit_options, lingers=max_workers is None
+        )
         self._waiting: dict[str, Callable[[], None]] = {}
         self._ended: dict[str, asyncio.Future[Any]] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -106,8 +114,8 @@ class DaskExecutor:
             SettingsError: It is no Dask client, is closed, or belongs to another event loop.
         """
         dask = client if isinstance(client, Dask) else Dask(client)
-        _check_client(dask.client)
-        return cls(dask, await _threads(dask), max_workers)
+        check_client(dask.client)
+        return cls(dask, await threads_of(dask.client, dask.submit_options), max_workers)
 
     @property
     def workers(self) -> int:
@@ -117,7 +125,7 @@ class DaskExecutor:
 
     def check(self, runner: Runner) -> None:
         """Raise ``SettingsError`` where the client is closed, or the runner cannot be sent."""
-        _check_client(self._client)
+        check_client(self._client)
         check_travels(runner, "Dask workers")
 
     def slot(self, depth: int) -> AbstractAsyncContextManager[None]:
@@ -130,25 +138,25 @@ class DaskExecutor:
         Raises:
             RunError: The client or its scheduler went away.
         """
-        future = self._submit(job)
-        answer = asyncio.ensure_future(_on_loop_of(self._client, _answer(future)))
+        task = self._submit(job)
+        answer = task.answer
         self._watch(job.stage, answer, began)
         try:
             while not answer.done():
                 try:
                     await asyncio.wait({answer})
                 except asyncio.CancelledError:
-                    if await self._drop(job.stage, future, answer):
+                    if await self._drop(job.stage, task):
                         raise
                     began()
             if answer.cancelled():
                 raise self._lost("closed")
+            if (refused := answer.exception()) is not None:
+                raise self._refused(refused) from refused
             return self._outcome(answer.result())
         finally:
             self._waiting.pop(job.stage.folder, None)
             self._ended.pop(job.stage.folder, None)
-            with contextlib.suppress(Exception):  # the client may be closed
-                future.release()
 
     async def aclose(self) -> None:
         """The client is the user's, and stays open."""
@@ -156,20 +164,19 @@ class DaskExecutor:
             self._watching.cancel()
             await to_the_end(asyncio.wait({self._watching}))
 
-    def _submit(self, job: Job) -> Any:
-        key = f"entropic-{job.id}-{uuid.uuid4().hex}"
+    def _submit(self, job: Job) -> Task:
         try:
-            return self._client.submit(
-                run_task, dumps(job), key=key, pure=False, **self._dask.submit_options
-            )
+            content = dumps(job)
         except Exception as error:
-            if self._client.status in _OPEN:
-                raise RunError(
-                    f"the Dask client refused a run: {type(error).__name__}: {error}"
-                ) from error
-            raise self._lost(self._client.status) from error
+            raise self._refused(error) from error
+        return self._tasks.add(f"entropic-{job.id}-{uuid.uuid4().hex}", content)
 
-    async def _drop(self, stage: Stage, future: Any, answer: "asyncio.Future[Any]") -> bool:
+    def _refused(self, error: BaseException) -> RunError:
+        if self._client.status in OPEN:
+            return RunError(f"the Dask client refused a run: {type(error).__name__}: {error}")
+        return self._lost(self._client.status)
+
+    async def _drop(self, stage: Stage, task: Task) -> bool:
         """Cancel a task whose runner has not begun; whether that is so.
 
         Whoever makes the stage first has decided it: a task that finds one there does not run.
@@ -183,10 +190,7 @@ class DaskExecutor:
         if not making.result():
             uncancel()
             return False
-        if self._client.status in _OPEN:
-            with contextlib.suppress(Exception):  # it may be closing
-                await to_the_end(_on_loop_of(self._client, _cancel(future), seconds=5.0))
-        answer.cancel()
+        await self._tasks.cancel(task)
         return True
 
     def _outcome(self, answer: Any) -> Outcome:
@@ -257,7 +261,7 @@ class DaskExecutor:
         """Follow a cluster that grows or shrinks."""
         with contextlib.suppress(Exception):  # one that does not answer has not changed its size
             async with asyncio.timeout(_SIZE_SECONDS):
-                self._threads = await _threads(self._dask)
+                self._threads = await threads_of(self._client, self._dask.submit_options)
         self._slots.resize(self._held)
 
     @property
@@ -275,41 +279,8 @@ class DaskExecutor:
         return slots
 
 
-_OPEN: Final = ("running", "connecting")
-
 # Several stores and sweeps of one client share the bound on what its scheduler holds.
 _slots: Final["weakref.WeakKeyDictionary[Any, Slots]"] = weakref.WeakKeyDictionary()
-
-
-def run_task(content: bytes) -> Reply:
-    """What a Dask worker is asked to do: run the job that it is given, once."""
-    return Reply.of(open_and_run(content, _run_once))
-
-
-def _run_once(job: Job) -> Outcome:
-    """Run a job, unless it was begun before: running it again is the caller's decision.
-
-    Dask itself would run a task again whose worker has died, or whose answer died with it.
-    """
-    if os.path.exists(job.stage.folder):
-        return _finished(job) or failed(
-            WorkerDiedError("the Dask worker that ran it died, or was told to leave, meanwhile")
-        )
-    is_limited = job.timeout is not None and not math.isinf(job.timeout)
-    if is_limited and not worker.is_async(job.runner):
-        from entropic.executors.processes import run_in_child
-
-        with worker.showing_life(job):
-            return run_in_child(job)
-    return worker.run_without_store(job)
-
-
-def _finished(job: Job) -> Outcome | None:
-    """The outcome of a run that had finished before its worker died, by its sidecar."""
-    sealed = read_sidecar(job.stage)
-    if sealed is None or (sealed.id, sealed.token) != (job.id, job.token):
-        return None
-    return Outcome(sealed.started_at, sealed.elapsed_seconds, sealed.host, staged=sealed.staged)
 
 
 def _take_stage(stage: Stage) -> bool:
@@ -328,79 +299,6 @@ def _names(folder: str) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-async def _answer(future: Any) -> Any:
-    """What a task returned, or the exception that it ended with; on the client's loop."""
-    try:
-        return await future
-    except (Exception, asyncio.CancelledError) as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return error
-
-
-async def _cancel(future: Any) -> None:
-    await future.cancel(reason="entropic", msg="the run is not needed any more")
-
-
-async def _threads(dask: Dask) -> int:
-    """How many threads the workers have that runs may go to."""
-    workers = dask.submit_options.get("workers")
-    if dask.submit_options.get("allow_other_workers"):
-        workers = None
-
-    async def ask() -> Any:
-        return await dask.client.scheduler.ncores(workers=_listed(workers))
-
-    return sum((await _on_loop_of(dask.client, ask())).values())
-
-
-def _listed(workers: Any) -> list[Any] | None:
-    if workers is None:
-        return None
-    return list(workers) if isinstance(workers, list | tuple | set | frozenset) else [workers]
-
-
-async def _on_loop_of(client: Any, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
-    """Await something on a client's loop: this one, or that of a synchronous client's thread.
-
-    That one stops when the client is closed, and then never answers.
-    """
-    loop = client.loop.asyncio_loop
-    async with asyncio.timeout(seconds):
-        if loop is asyncio.get_running_loop():
-            return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
-
-
-def _check_client(client: Any) -> None:
-    if client.status not in _OPEN:
-        raise SettingsError(f"the Dask client is {client.status}; make a new one")
-    # Its public attribute says whether this is its own loop; on another one it would block
-    # this thread until that loop answers, which may be waiting for this call.
-    if getattr(client, "_asynchronous", False) and not client.asynchronous:
-        raise SettingsError(
-            "the Dask client is asynchronous and belongs to another event loop; use it with an"
-            " AsyncStore on its own loop, or make a synchronous client"
-        )
-
-
-def _check_options(client: Any, options: Mapping[str, Any]) -> None:
-    known = inspect.signature(client.submit).parameters
-    for name in options:
-        if name in _OUR_OWN_OPTIONS:
-            raise SettingsError(
-                f"{name}={options[name]!r:.120} cannot be given to Dask: each run is a task of its"
-                " own, which entropic names, and tries again where the store or the sweep says so"
-                " (retries=); leave it out"
-            )
-        if name not in known or name in ("func", "args", "kwargs"):
-            raise SettingsError(
-                f"{name!r} is no option of client.submit; there are resources, priority, workers,"
-                " allow_other_workers and fifo_timeout"
-            )
 
 
 def _caused(error: T, cause: BaseException) -> T:

@@ -91,7 +91,8 @@ class Statements:
         """The mean duration of the runners, as the bookkeeping has it, and as custom data do."""
         is_its = RUN.model == sa.literal(model, sa.String())
         known = sa.select(sa.func.avg(RUN.elapsed_seconds)).where(is_its).scalar_subquery()
-        told: sa.ColumnElement[float] = sa.func.avg(Base.custom("elapsed_seconds").number(), type_=sa.Double())
+        number = Base.custom("elapsed_seconds").number()
+        told: sa.ColumnElement[float] = sa.func.avg(number, type_=sa.Double())
         return sa.select(known, sa.select(told).select_from(self._table).scalar_subquery())
 
     def some(self, *names: str) -> sa.Select[Any]:
