@@ -3,8 +3,8 @@
 What conditions mean is left to ``conditions``; where a result is found, to ``pipeline``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 
@@ -20,6 +20,8 @@ from entropic.models import Base
 R = TypeVar("R", bound=Base)
 T = TypeVar("T")
 
+_PAGE: Final = 500
+
 
 class Queries(Generic[R]):
     """Asks for the rows of one model in one open database.
@@ -29,17 +31,24 @@ class Queries(Generic[R]):
         identity: The model's rules in it.
         model: The model's name in the side tables.
         reader: Reads its rows.
+        is_bare: Whether the database has no side tables.
     """
 
     def __init__(
-        self, database: Database, identity: Identity, model: str, reader: RowReader[R]
+        self,
+        database: Database,
+        identity: Identity,
+        model: str,
+        reader: RowReader[R],
+        *,
+        is_bare: bool = False,
     ) -> None:
         self._database = database
         self._identity = identity
         self._model = model
         self._conditions = Conditions(identity, database.dialect.by_code_points)
         self._reader = reader
-        self._statements = statements_for(database, identity)
+        self._statements = statements_for(database, identity, is_bare=is_bare)
 
     async def entries(
         self,
@@ -76,6 +85,27 @@ class Queries(Generic[R]):
         order = self._conditions.order(order_by)
         ids = self._statements.some("id").order_by(*order).limit(limit).offset(offset)
         return await self._read(ids, selection, _firsts)
+
+    async def pages(
+        self,
+        where: Sequence[Where],
+        order_by: OrderBy = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> AsyncGenerator[list[Entry[R]], None]:
+        """The rows that meet all conditions, in order, some at a time.
+
+        First the ids, and then the rows by their ids: a statement left open while its rows are
+        taken would keep SQLite's writers waiting. What was deleted meanwhile, or meets the
+        conditions no longer, is left out.
+
+        Raises:
+            ParamsError: A condition, or the order, is none.
+            DatabaseError: The database failed.
+        """
+        ids = await self.ids(where, order_by, limit, offset)
+        for start in range(0, len(ids), _PAGE):
+            yield await self.among(ids[start : start + _PAGE], where)
 
     async def among(self, ids: Sequence[str], where: Sequence[Where] = ()) -> list[Entry[R]]:
         """The rows with some ids that meet all conditions, in the order of the ids.

@@ -4,8 +4,8 @@ import asyncio
 import functools
 import logging
 import os
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
 from entropic.artifacts import Removal, ResultsFolder
@@ -20,6 +20,9 @@ from entropic.pipeline.lookup import Lookup, locate
 from entropic.pipeline.publishing import own_name
 from entropic.pipeline.salvage import Salvage
 from entropic.pipeline.sources import Params
+
+if TYPE_CHECKING:
+    from entropic.ledger.survey import Trace
 
 R = TypeVar("R", bound=Base)
 
@@ -57,7 +60,12 @@ class Deleter(Generic[R]):
         return bool(await self.delete_some([checked_id(id)], remove_file=remove_file))
 
     async def delete_some(
-        self, ids: Sequence[str], where: Sequence[Where] = (), *, remove_file: bool
+        self,
+        ids: Sequence[str],
+        where: Sequence[Where] = (),
+        *,
+        remove_file: bool,
+        tokens: Mapping[str, int] | None = None,
     ) -> list[str]:
         """Remove rows, all in one transaction; the ids of those that there were.
 
@@ -65,6 +73,8 @@ class Deleter(Generic[R]):
             ids: The run ids.
             where: Conditions that a row is still to meet.
             remove_file: Whether to remove the results, too.
+            tokens: Of each run that of its last owner: one that has another now, or is being run,
+                stays.
         """
         removals: list[Removal] = []
         gone = await self._gone(ids)
@@ -75,11 +85,10 @@ class Deleter(Generic[R]):
                 gone,
                 functools.partial(self._cache.threads.run, _put_back, removals),
                 where,
+                tokens,
             )
         except asyncio.CancelledError:
-            # The transaction has ended all the same: what was not put back is nobody's any more.
-            for removal in removals:
-                await undisturbed(self._cache.threads.submit(_finish, removal))
+            await self._give_up(removals)
             raise
         deleted = [of_record(entry).id for entry in entries]
         for id in deleted:
@@ -88,6 +97,45 @@ class Deleter(Generic[R]):
         if deleted:
             await self._salvage.tidy(frozenset(deleted))
         return deleted
+
+    async def disown(self, tokens: Mapping[str, int]) -> list[str]:
+        """Remove results whose rows are gone, all in one transaction; the ids of their runs.
+
+        Args:
+            tokens: The runs, and of each the token of its last owner: what was run since stays.
+        """
+        removals: list[Removal] = []
+        folder = self._cache.folder
+
+        def take(traces: "Sequence[Trace]") -> None:
+            for trace in traces:
+                removal = folder.removal(trace.id, trace.token, self._cache.nonce)
+                removals.append(removal)
+                removal.result = folder.spell(trace.name)
+                folder.take_out(
+                    removal, trace.name, trace.id, has_companions=bool(trace.companions)
+                )
+
+        try:
+            disowned = await self._cache.ledger.clearing.disown(
+                folder.id,
+                tokens,
+                lambda traces: self._cache.threads.run(take, traces),
+                functools.partial(self._cache.threads.run, _put_back, removals),
+            )
+        except asyncio.CancelledError:
+            await self._give_up(removals)
+            raise
+        await to_the_end(self._finish(removals))
+        return [trace.id for trace in disowned]
+
+    async def _give_up(self, removals: Sequence[Removal]) -> None:
+        """After a transaction that was cancelled, and has ended all the same.
+
+        What was not put back is nobody's any more.
+        """
+        for removal in removals:
+            await undisturbed(self._cache.threads.submit(_finish, removal))
 
     async def _finish(self, removals: Sequence[Removal]) -> None:
         for removal in removals:
