@@ -43,6 +43,7 @@ class StoreSettings(Generic[R]):
     checksum: bool
     lock_timeout: float
     lease_ttl: float
+    tidies: bool = True  # when it opens, what a crash has left
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,8 @@ async def _opened(settings: StoreSettings[R], database: Database) -> Opened[R]:
     opened = Opened(database, executors, pipeline, claimant.heartbeat)
     database.before_loop_ends(functools.partial(_leave, opened))
     try:
-        await pipeline.tidy()
+        if settings.tidies:
+            await pipeline.tidy()
     except BaseException:
         async with _released(opened):
             await database.part()

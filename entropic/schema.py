@@ -6,6 +6,7 @@ at again under the write lock. Rows are left to ``ledger``.
 """
 
 import logging
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -209,20 +210,31 @@ def _name_of(connection: sa.Connection, dialect: Dialect, table: sa.Table) -> st
     home = dialect.schema_of(connection, table.name, table.schema)
     of_sides = dialect.schema_of(connection, models_table.name, None)
     if home == of_sides:
-        return _dotted(table.name)
+        return dotted(table.name)
     if sa.inspect(connection).has_table(models_table.name, home):
         raise SchemaError(
             f"the bookkeeping of {home}.{table.name} is in its own schema, and this role finds that"
             f" of {of_sides} first: connect with a search_path that begins with {home} (in db_url:"
             f" ?options=-csearch_path%3D{home})"
         )
-    return _dotted(home, table.name)
+    return dotted(home, table.name)
 
 
-def _dotted(*names: str) -> str:
+def dotted(*names: str) -> str:
     """Names in one, which no others are."""
     quoted = ('"' + name.replace('"', '""') + '"' if "." in name else name for name in names)
     return ".".join(quoted)
+
+
+def undotted(name: str) -> tuple[str | None, str]:
+    """The schema and the table that a model's name in the side tables is made of."""
+    parts = [
+        quoted[1:-1].replace('""', '"') if quoted else bare for quoted, bare in _PART.findall(name)
+    ]
+    return (None, parts[0]) if len(parts) == 1 else (parts[0], parts[1])
+
+
+_PART: Final = re.compile(r'("(?:[^"]|"")*")|([^.]+)')
 
 
 def _check_is_table(table: sa.Table, names: list[str]) -> None:
@@ -427,7 +439,7 @@ def _check_column(
     *,
     from_2x: bool,
 ) -> None:
-    wanted, stored = _family(column.type), _family(found["type"])
+    wanted, stored = family(column.type), family(found["type"])
     # A decimal that entropic 2 stored is a number, and its JSON may lie in a text column.
     fits = wanted == stored or (from_2x and {wanted, stored} == {"json", "text"})
     if not fits and not (isinstance(column.type, ExactDecimal) and stored == "number"):
@@ -457,7 +469,8 @@ def _told(kind: Any) -> str:
     return str(kind)
 
 
-def _family(kind: Any) -> str:
+def family(kind: Any) -> str:
+    """What a column's type is compared by: kinds that keep each other's values."""
     while isinstance(kind, sa.TypeDecorator):
         kind = kind.impl_instance
     for name, types in _FAMILIES.items():

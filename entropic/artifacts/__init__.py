@@ -110,6 +110,11 @@ class ResultsFolder:
                 raise
             self.id = folder_id(self.path) or ""
 
+    def open_for_reading(self) -> None:
+        """Learn the folder's own id, and make nothing."""
+        self.is_local = is_local(self.path)
+        self.id = folder_id(self.path) or ""
+
     def make_ready(self) -> None:
         """Make what runs need, where it is missing.
 
@@ -213,9 +218,9 @@ class ResultsFolder:
             if ours is not None and self._can_keep(ours, id, staged, has_companions):
                 replace(stage.result, os.path.join(self.path, ours), stage.folder)
                 if staged.companions:
-                    replace(stage.companions, self._companions(ours, id), stage.folder)
+                    replace(stage.companions, self.companions(ours, id), stage.folder)
                 elif has_companions:
-                    _set_aside(self._companions(ours, id), stage)
+                    _set_aside(self.companions(ours, id), stage)
                 return ours
             if ours is None:
                 return self._take_free_name(stage, staged, id)
@@ -235,7 +240,7 @@ class ResultsFolder:
         Raises:
             ResultsDirError: The file system refused.
         """
-        path, companions = os.path.join(self.path, name), self._companions(name, id)
+        path, companions = os.path.join(self.path, name), self.companions(name, id)
         try:
             # In this order: a result that is staged has its companions with it.
             if staged.companions and os.path.lexists(companions):
@@ -385,7 +390,7 @@ class ResultsFolder:
         Raises:
             ResultsDirError: The file system refused; what was taken is to be put back.
         """
-        companions = self._companions(name, id) if has_companions else None
+        companions = self.companions(name, id) if has_companions else None
         try:
             removal.take(os.path.join(self.path, name), companions)
         except OSError as error:
@@ -421,7 +426,7 @@ class ResultsFolder:
         try:
             if path is not None:
                 home, name = os.path.split(path)
-                beside = ResultsFolder(home, self.suffix)._companions(name, one.id)
+                beside = ResultsFolder(home, self.suffix).companions(name, one.id)
                 with contextlib.suppress(FileExistsError):
                     move_to_free_name(one.path, beside if one.are_companions else path)
                     return True
@@ -501,14 +506,14 @@ class ResultsFolder:
     def _take_free_name(self, stage: Stage, staged: Staged, id: str) -> str:
         for number in itertools.count():
             name = (f"{id}.{number}" if number else id) + self.suffix
-            if os.path.lexists(self._companions(name, id)):
+            if os.path.lexists(self.companions(name, id)):
                 continue
             path = os.path.join(self.path, name)
             with contextlib.suppress(FileExistsError):
                 move_to_free_name(stage.result, path)
                 try:
                     if staged.companions:
-                        move_to_free_name(stage.companions, self._companions(name, id))
+                        move_to_free_name(stage.companions, self.companions(name, id))
                 except OSError:
                     os.rename(path, stage.result)  # both get a name, or neither
                     raise
@@ -522,7 +527,7 @@ class ResultsFolder:
         for number in itertools.count():
             name = (f"{id}.{number}" if number else id) + self.suffix
             is_taken = os.path.lexists(os.path.join(self.path, name))
-            if not is_taken and not os.path.lexists(self._companions(name, id)):
+            if not is_taken and not os.path.lexists(self.companions(name, id)):
                 return
             yield name
 
@@ -537,9 +542,9 @@ class ResultsFolder:
     ) -> None:
         """What was still to be done when the result had its name."""
         if staged.companions and os.path.lexists(stage.companions):
-            replace(stage.companions, self._companions(name, id), stage.folder)
+            replace(stage.companions, self.companions(name, id), stage.folder)
         elif name == ours and has_companions and not staged.companions:
-            _set_aside(self._companions(ours, id), stage)
+            _set_aside(self.companions(ours, id), stage)
         if ours is not None and name != ours:
             _set_aside(os.path.join(self.path, ours), stage)
 
@@ -547,7 +552,7 @@ class ResultsFolder:
         self, stage: Stage, staged: Staged, id: str, ours: str, has_companions: bool
     ) -> str:
         """Publish under a free name, and take the earlier result out of the folder."""
-        companions = self._companions(ours, id)
+        companions = self.companions(ours, id)
         aside = _set_aside(companions, stage) if has_companions else None
         try:
             name = self._take_free_name(stage, staged, id)
@@ -562,10 +567,10 @@ class ResultsFolder:
         """Whether a new result can take the place of the earlier one."""
         if not re.fullmatch(_NUMBER + re.escape(self.suffix), ours.removeprefix(id)):
             return False  # the store has another suffix now
-        is_ours = has_companions or not os.path.lexists(self._companions(ours, id))
+        is_ours = has_companions or not os.path.lexists(self.companions(ours, id))
         return is_ours or not staged.companions
 
-    def _companions(self, name: str, id: str) -> str:
+    def companions(self, name: str, id: str) -> str:
         """Where the companions of a result are: ``<id>.files`` or ``<id>.<n>.files``."""
         rest = name.removeprefix(id)
         if re.fullmatch(_NUMBER + re.escape(self.suffix), rest):

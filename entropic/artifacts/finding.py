@@ -61,6 +61,26 @@ def is_whole(path: str, size: int | None) -> bool:
     return found is not None and (size is None or found.size == size)
 
 
+def digest_of(path: str) -> str | None:
+    """The SHA-256 of a result as it is now; ``None`` where it cannot be read."""
+    try:
+        return content_digest(path)
+    except OSError:
+        return None
+
+
+def size_of(path: str) -> int:
+    """The bytes of a file, or of all files in a folder; 0 where there is nothing."""
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            return os.stat(path).st_size
+    except OSError:
+        return 0
+    return sum(
+        size_of(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names
+    )
+
+
 def is_from(path: str, digest: str | None, started_at: float | None) -> bool:
     """Whether a result is that of a run, as far as can be told: by its content, or by its age."""
     if digest is None:

@@ -471,6 +471,29 @@ def settled(url: sa.URL) -> sa.URL:
     return url.set(database=_absolute(path), query=options)
 
 
+def for_reading(url: sa.URL) -> sa.URL:
+    """The URL, settled before, by which SQLite writes nothing, and makes no file.
+
+    Raises:
+        SettingsError: There is no such file.
+    """
+    if _is_in_memory(url):
+        raise SettingsError(
+            "db_url names a database in memory, which only its own store sees: name a file"
+        )
+    path = url.database or ""
+    if path.startswith("file:"):
+        return url.update_query_dict({"mode": "ro"})
+    if not os.path.isfile(path):
+        raise SettingsError(f"there is no database {path!r}: look at its path")
+    options = {"uri": "true", "mode": "ro"}
+    # To read one with a WAL, SQLite makes two files beside it. Where it may not, and nobody else
+    # has, there is none to be read, and nobody who would write.
+    if not _may_be_made(path) and not os.path.exists(f"{path}-wal"):
+        options["immutable"] = "1"
+    return url.set(database=f"file:{quote(path)}", query=options)
+
+
 def _absolute(path: str) -> str:
     if path.startswith("file:"):
         bare = path.removeprefix("file:")

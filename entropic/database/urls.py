@@ -53,6 +53,27 @@ def async_url(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
     return postgresql.settled(url.set(drivername="postgresql+asyncpg"))
 
 
+def reading_url(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
+    """The same for who only reads: nothing is written by it, and no database made.
+
+    Raises:
+        SettingsError: As above; or there is no such database, as far as can be seen.
+    """
+    url = async_url(db_url)
+    if url.get_backend_name() != "sqlite":
+        return url  # a server makes no databases; to read takes no right to write
+    from entropic.database import sqlite
+
+    return sqlite.for_reading(url)
+
+
+def file_of(url: sa.URL) -> str | None:
+    """The file that a database is, settled before; ``None`` for one on a server."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    return (url.database or "").removeprefix("file:")
+
+
 def masked(url: sa.URL) -> str:
     """The URL as text, without passwords: neither the user's nor one in the query."""
     hidden = {key: "***" for key in url.query if _SECRET.search(key)}

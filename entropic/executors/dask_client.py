@@ -37,8 +37,8 @@ def check_options(client: Any, options: Mapping[str, Any]) -> None:
     for name in options:
         if name in _OUR_OWN_OPTIONS:
             raise SettingsError(
-                f"{name}={options[name]!r:.120} cannot be given to Dask: each run is a task of its own,"
-                " which entropic names, and tries again where the store or the sweep says so"
+                f"{name}={options[name]!r:.120} cannot be given to Dask: each run is a task of its"
+                " own, which entropic names, and tries again where the store or the sweep says so"
                 " (retries=); leave it out"
             )
         if name not in known or name in ("func", "args", "kwargs"):

@@ -36,6 +36,7 @@ __all__ = [
     "checked_custom_data",
     "checked_id",
     "is_heavy",
+    "nearest",
     "shortened",
 ]
 

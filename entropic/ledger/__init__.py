@@ -47,7 +47,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from entropic.ledger.clearing import Clearing
     from entropic.ledger.queries import Queries
+    from entropic.ledger.survey import Survey
 
 R = TypeVar("R", bound=Base)
 T = TypeVar("T")
@@ -62,24 +64,47 @@ class Ledger(Generic[R]):
         identity: The model's rules in it.
         model: The model's name in the side tables.
         record_class: What records are made of.
+        is_bare: Whether the database has no side tables, so that it can only be read.
     """
 
     def __init__(
-        self, database: Database, identity: Identity, model: str, record_class: type[R]
+        self,
+        database: Database,
+        identity: Identity,
+        model: str,
+        record_class: type[R],
+        *,
+        is_bare: bool = False,
     ) -> None:
         self._database = database
         self._identity = identity
         self._model = model
         self._class = record_class
         self._reader = RowReader(identity, record_class)
-        self._statements = statements_for(database, identity)
+        self._is_bare = is_bare
+        self._statements = statements_for(database, identity, is_bare=is_bare)
 
     @cached_property
     def queries(self) -> "Queries[R]":
         """Asks for rows by what they hold."""
         from entropic.ledger.queries import Queries  # not loaded by who only runs and retrieves
 
-        return Queries(self._database, self._identity, self._model, self._reader)
+        about = (self._database, self._identity, self._model)
+        return Queries(*about, self._reader, is_bare=self._is_bare)
+
+    @cached_property
+    def survey(self) -> "Survey":
+        """Tells what there is as a whole."""
+        from entropic.ledger.survey import Survey  # nor this
+
+        return Survey(self._database, self._identity, self._model, is_bare=self._is_bare)
+
+    @cached_property
+    def clearing(self) -> "Clearing":
+        """Forgets what is left of runs without a row."""
+        from entropic.ledger.clearing import Clearing
+
+        return Clearing(self._database, self._identity, self._model, self.survey)
 
     async def look_up(self, ids: Sequence[str]) -> dict[str, Entry[R]]:
         """What there is under each of these ids; every id is in the answer.
@@ -324,6 +349,8 @@ class Ledger(Generic[R]):
         forget: Callable[[list[Entry[R]]], Awaitable[list[Result]]],
         gone: Sequence[str] = (),
         restore: Callable[[], Awaitable[object]] | None = None,
+        *,
+        spares_claimed: bool = False,
     ) -> list[Entry[R]]:
         """Remove rows, all in one transaction; their tokens stay behind.
 
@@ -338,6 +365,7 @@ class Ledger(Generic[R]):
             gone: Owners that are known to be dead: theirs are not under way any more.
             restore: Called where the rows cannot be removed after all: takes back what ``forget``
                 has done.
+            spares_claimed: Whether what is being run again stays.
 
         Returns:
             What was there.
@@ -352,6 +380,8 @@ class Ledger(Generic[R]):
             await self._hold(transaction, ordered)
             there = (await self._entries_in(transaction, ordered)).values()
             entries = [entry for entry in there if _is_that(entry, runs)]
+            if spares_claimed:
+                entries = [entry for entry in entries if not entry.is_claimed]
             if not entries:
                 return []
             # First: a database that cannot be written says so before a result is gone.

@@ -3,8 +3,9 @@
 What conditions mean is left to ``conditions``; where a result is found, to ``pipeline``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 
@@ -21,6 +22,8 @@ from entropic.models import Base
 R = TypeVar("R", bound=Base)
 T = TypeVar("T")
 
+_PAGE: Final = 500
+
 
 class Queries(Generic[R]):
     """Asks for the rows of one model in one open database.
@@ -30,17 +33,24 @@ class Queries(Generic[R]):
         identity: The model's rules in it.
         model: The model's name in the side tables.
         reader: Reads its rows.
+        is_bare: Whether the database has no side tables.
     """
 
     def __init__(
-        self, database: Database, identity: Identity, model: str, reader: RowReader[R]
+        self,
+        database: Database,
+        identity: Identity,
+        model: str,
+        reader: RowReader[R],
+        *,
+        is_bare: bool = False,
     ) -> None:
         self._database = database
         self._identity = identity
         self._model = model
         self._conditions = Conditions(identity, database.dialect)
         self._reader = reader
-        self._statements = statements_for(database, identity)
+        self._statements = statements_for(database, identity, is_bare=is_bare)
 
     async def entries(
         self,
@@ -75,6 +85,42 @@ class Queries(Generic[R]):
         order = self._conditions.order(order_by)
         ids = self._statements.tokens(self._model).order_by(*order).limit(limit).offset(offset)
         return await self._read(ids, await self._selected(where), _pairs)
+
+    async def pages(
+        self,
+        where: Sequence[Where],
+        order_by: OrderBy = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> AsyncGenerator[list[Entry[R]], None]:
+        """The rows that meet all conditions, in order, some at a time.
+
+        First the ids, and then the rows by their ids: a statement left open while its rows are
+        taken would keep SQLite's writers waiting. What was deleted meanwhile is left out.
+
+        Raises:
+            ParamsError: A condition, or the order, is none.
+            DatabaseError: The database failed.
+        """
+        found = await self.tokens(where, order_by, limit, offset)
+        for start in range(0, len(found), _PAGE):
+            yield await self.among([id for id, _ in found[start : start + _PAGE]])
+
+    async def among(self, ids: Sequence[str]) -> list[Entry[R]]:
+        """The rows with some ids, in the order of the ids.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
+        keys = self._database.dialect.bind_keys(ids)
+        found = await self._database.read_and(
+            self._by_ids, self._reader.entries, is_long=True, b_ids=keys
+        )
+        return [found[id] for id in ids if id in found]
+
+    @cached_property
+    def _by_ids(self) -> Statement:
+        return self._compiled(self._statements.found(self._model).where(self._statements.is_asked))
 
     async def count(self, where: Sequence[Where]) -> int:
         """How many rows meet all conditions.

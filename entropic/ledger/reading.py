@@ -35,7 +35,7 @@ class RowReader(Generic[R]):
                 values = dict(zip(self._names[len(RESERVED) :], row[first:last], strict=True))
             token, published, is_claimed, *about = row[last:]
             result = Result(*about)
-            if not _is_name(result.name, key):
+            if not is_name(result.name, key):
                 result.name = None
             entries[key] = Entry(
                 record, values, result, token or 0, published or 0, bool(is_claimed)
@@ -43,7 +43,7 @@ class RowReader(Generic[R]):
         return entries
 
 
-def _is_name(name: object, id: str) -> bool:
+def is_name(name: object, id: str) -> bool:
     """Whether it can be the name of this run's result in its folder.
 
     What has this name is replaced and removed, so none is believed that leads elsewhere.

@@ -33,7 +33,7 @@ def _compiled(build: Callable[["Statements"], sa.sql.ClauseElement]) -> Any:
     """Have a statement compiled when it is first asked for."""
 
     def compile_it(self: "Statements") -> Statement:
-        return Statement(build(self), self._compiler, self._dialect)
+        return self.compiled(build(self))
 
     return cached_property(compile_it)
 
@@ -45,14 +45,19 @@ class Statements:
         dialect: The kind of database.
         compiler: SQLAlchemy's dialect, as an engine for it has set it up.
         identity: The model's rules.
+        is_bare: Whether the database has no side tables, as entropic 2 left it: all that reads
+            finds them empty, and nothing can be written.
     """
 
-    def __init__(self, dialect: Dialect, compiler: sa.Dialect, identity: Identity) -> None:
+    def __init__(
+        self, dialect: Dialect, compiler: sa.Dialect, identity: Identity, *, is_bare: bool = False
+    ) -> None:
         attributes = sa.inspect(identity.model).columns
         self._columns = {name: attributes[name] for name in (*RESERVED, *identity.parameters)}
         self._table = self._columns["id"].table
         self._dialect = dialect
         self._compiler = compiler
+        self._is_bare = is_bare
         self._keys = dialect.keys("b_ids")
         self._expires = dialect.now + _bound("b_ttl", sa.Double())
         is_live = RUN.owner.is_not(None) & (RUN.lease_expires > dialect.now)
@@ -106,9 +111,11 @@ class Statements:
         """Whether a row has one of the ids that are bound."""
         return self._dialect.is_among(self._columns["id"], "b_ids")
 
-    def compiled(self, select: sa.Select[Any]) -> Statement:
+    def compiled(self, element: Any) -> Statement:
         """A statement that is run once or twice."""
-        return Statement(select, self._compiler, self._dialect)
+        if self._is_bare:
+            element = element.add_cte(no_bookkeeping())
+        return Statement(element, self._compiler, self._dialect)
 
     @_compiled
     def states(self) -> Any:
@@ -308,15 +315,21 @@ class Statements:
 _known: Final[WeakKeyDictionary[type[Base], dict[Any, Statements]]] = WeakKeyDictionary()
 
 
-def statements_for(database: Database, identity: Identity) -> Statements:
+def statements_for(database: Database, identity: Identity, *, is_bare: bool = False) -> Statements:
     """The statements of a model in an open database."""
     of_model = _known.setdefault(identity.model, {})
     # A column may be added to a model that is mapped already.
     columns = tuple(sa.inspect(identity.model).columns)
-    known = type(database.dialect), tuple(identity.parameters), columns
+    known = type(database.dialect), tuple(identity.parameters), columns, is_bare
     if known not in of_model:
-        of_model[known] = Statements(database.dialect, database.compiler, identity)
+        of_model[known] = Statements(database.dialect, database.compiler, identity, is_bare=is_bare)
     return of_model[known]
+
+
+def no_bookkeeping() -> sa.CTE:
+    """A table of bookkeeping without a row, for a statement that has no other."""
+    nothing = [sa.cast(sa.null(), column.type).label(column.name) for column in RUN]
+    return sa.select(*nothing).where(sa.false()).cte(runs_table.name)
 
 
 def _bound(name: str, kind: Any = None) -> sa.BindParameter[Any]:

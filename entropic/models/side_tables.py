@@ -48,7 +48,7 @@ runs_table: Final = sa.Table(
     sa.Column("owner", sa.String, comment="who runs it now"),
     sa.Column("lease_expires", sa.Double, comment="seconds since 1970 by the database's clock"),
     sa.Column("attempts", sa.BigInteger, nullable=False, comment="how often it was started"),
-    sa.Column("error", PlainJson, comment="of the last attempt: type, message, traceback"),
+    sa.Column("error", PlainJson, comment="of the last attempt: type, message, traceback, time"),
     sa.Column("folder", sa.String, comment="the id of the results folder that holds the result"),
     sa.Column("result_name", sa.String, comment="the name that is ours in that folder"),
     sa.Column("registered_path", sa.String, comment="absolute path of a registered result"),

@@ -7,7 +7,7 @@ who runs it among this store's requests, and what a forced one waits for, is dec
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -222,6 +222,10 @@ class Pipeline(Generic[R]):
     async def failures(self) -> list[Failure]:
         """The failures on record, by run id."""
         return await self._cache.ledger.failures()
+
+    async def forget_failures(self, tokens: Mapping[str, int]) -> int:
+        """Forget failures on record, unless the runs were tried again since; how many."""
+        return await self._cache.ledger.clearing.forget_failures(tokens)
 
     async def recover(self) -> Recovered:
         """Store what others have finished and left, discard what they have not; find strays."""

@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
 from entropic.artifacts import Removal, ResultsFolder
@@ -20,6 +20,9 @@ from entropic.pipeline.lookup import Lookup, locate
 from entropic.pipeline.publishing import own_name
 from entropic.pipeline.salvage import Salvage
 from entropic.pipeline.sources import Params
+
+if TYPE_CHECKING:
+    from entropic.ledger.survey import Trace
 
 R = TypeVar("R", bound=Base)
 
@@ -56,13 +59,20 @@ class Deleter(Generic[R]):
             id = answer.parameters.id
         return bool(await self.delete_some({checked_id(id): None}, remove_file=remove_file))
 
-    async def delete_some(self, runs: Mapping[str, int | None], *, remove_file: bool) -> list[str]:
+    async def delete_some(
+        self,
+        runs: Mapping[str, int | None],
+        *,
+        remove_file: bool,
+        spares_claimed: bool = False,
+    ) -> list[str]:
         """Remove rows, all in one transaction; the ids of those that there were.
 
         Args:
             runs: The run ids, each with the token of the result that is to go; ``None`` for
                 whichever is there.
             remove_file: Whether to remove the results, too.
+            spares_claimed: Whether what is being run again stays.
         """
         removals: list[Removal] = []
         gone = await self._gone(list(runs))
@@ -72,11 +82,10 @@ class Deleter(Generic[R]):
                 functools.partial(self._forget, removals=removals if remove_file else None),
                 gone,
                 functools.partial(self._cache.threads.run, _put_back, removals),
+                spares_claimed=spares_claimed,
             )
         except asyncio.CancelledError:
-            # The transaction has ended all the same: what was not put back is nobody's any more.
-            for removal in removals:
-                await undisturbed(self._cache.threads.submit(_finish, removal))
+            await self._give_up(removals)
             raise
         deleted = [of_record(entry).id for entry in entries]
         for id in deleted:
@@ -85,6 +94,45 @@ class Deleter(Generic[R]):
         if deleted:
             await self._salvage.tidy(frozenset(deleted))
         return deleted
+
+    async def disown(self, tokens: Mapping[str, int]) -> list[str]:
+        """Remove results whose rows are gone, all in one transaction; the ids of their runs.
+
+        Args:
+            tokens: The runs, and of each the token of its last owner: what was run since stays.
+        """
+        removals: list[Removal] = []
+        folder = self._cache.folder
+
+        def take(traces: "Sequence[Trace]") -> None:
+            for trace in traces:
+                removal = folder.removal(trace.id, trace.token, self._cache.nonce)
+                removals.append(removal)
+                removal.result = folder.spell(trace.name)
+                folder.take_out(
+                    removal, trace.name, trace.id, has_companions=bool(trace.companions)
+                )
+
+        try:
+            disowned = await self._cache.ledger.clearing.disown(
+                folder.id,
+                tokens,
+                lambda traces: self._cache.threads.run(take, traces),
+                functools.partial(self._cache.threads.run, _put_back, removals),
+            )
+        except asyncio.CancelledError:
+            await self._give_up(removals)
+            raise
+        await to_the_end(self._finish(removals))
+        return [trace.id for trace in disowned]
+
+    async def _give_up(self, removals: Sequence[Removal]) -> None:
+        """After a transaction that was cancelled, and has ended all the same.
+
+        What was not put back is nobody's any more.
+        """
+        for removal in removals:
+            await undisturbed(self._cache.threads.submit(_finish, removal))
 
     async def _finish(self, removals: Sequence[Removal]) -> None:
         for removal in removals:

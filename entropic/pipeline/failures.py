@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import time
 from typing import Any, Final
 
 from entropic.errors import RowRefusedError, RunCycleError, RunError
@@ -27,6 +28,7 @@ def describe(
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
         "message": _message(error),
         "traceback": (traceback or "")[-_LONGEST_TRACEBACK:],
+        "at": time.time(),  # seconds since 1970, so that old ones can be told
     }
     _logger.info("run %s failed: %s: %s", id, about["type"], about["message"])
     return about

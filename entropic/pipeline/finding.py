@@ -1,6 +1,7 @@
 """Records by what they hold: as they are stored, whether their results are there or not."""
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Final, Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder
@@ -10,7 +11,6 @@ from entropic.models import Base, Records
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.deleting import Deleter
 from entropic.pipeline.lookup import locate
-from entropic.schedule import BATCH
 
 R = TypeVar("R", bound=Base)
 
@@ -49,17 +49,11 @@ class Finder(Generic[R]):
         limit: int | None = None,
         offset: int | None = None,
     ) -> AsyncGenerator[list[R], None]:
-        """The same, some at a time.
-
-        First the ids, and then the rows by their ids: a statement left open while its rows are
-        taken would keep SQLite's writers waiting. What was deleted meanwhile is left out.
-        """
-        found = await self._cache.ledger.queries.tokens(where, order_by, limit, offset)
-        for start in range(0, len(found), BATCH):
-            ids = [id for id, _ in found[start : start + BATCH]]
-            entries = await self._cache.ledger.look_up(ids)
-            there = [entries[id] for id in ids if entries[id].record is not None]
-            yield await self._placed(there)
+        """The same, some at a time; what is deleted meanwhile is left out."""
+        queries = self._cache.ledger.queries
+        async with aclosing(queries.pages(where, order_by, limit, offset)) as pages:
+            async for entries in pages:
+                yield await self._placed(entries)
 
     async def count(self, where: Sequence[Where]) -> int:
         """How many there are."""

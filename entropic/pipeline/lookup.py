@@ -296,8 +296,16 @@ def _copy(entry: Entry[R]) -> Entry[R]:
     return replace(entry, record=copied(entry.record))
 
 
-def locate(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
+def locate(
+    folder: ResultsFolder, id: str, entry: Entry[Any], *, of_any_size: bool = False
+) -> str | None:
     """The path of a stored run's result here and now; ``None`` when it is gone or cut short.
+
+    Args:
+        folder: Where it most likely is.
+        id: The run id.
+        entry: What is stored of it.
+        of_any_size: Whether one that is cut short counts, too.
 
     Raises:
         ResultsDirError: The whole folder that holds it is gone.
@@ -309,7 +317,7 @@ def locate(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
         name=entry.result.name,
         folder=entry.result.folder,
         registered=entry.result.registered_path,
-        size=entry.result.size,
+        size=None if of_any_size else entry.result.size,
         host=entry.result.host,
         digest=entry.result.digest,
         started_at=entry.result.started_at,

@@ -5,7 +5,6 @@ publish, so that ten processes can do it at once.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Collection, Coroutine, Mapping, Sequence
@@ -17,7 +16,6 @@ from entropic.artifacts import Removed, Sidecar, Stage
 from entropic.errors import (
     DatabaseBusyError,
     EntropicError,
-    ResultsDirError,
     StoreClosedError,
 )
 from entropic.identity import ParameterSet, shortened
@@ -25,8 +23,8 @@ from entropic.ledger import Claim, Entry, State
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import GRACE_SECONDS, Claimant, Claims
-from entropic.pipeline.lookup import locate
 from entropic.pipeline.publishing import Executed, Publisher, own_name
+from entropic.pipeline.strays import strays
 from entropic.recovery import Leftovers, Recovered, read_sealed, sort
 from entropic.schedule import BATCH
 from entropic.worker import Outcome
@@ -69,10 +67,10 @@ class Salvage(Generic[R]):
         if not self._cache.folder.is_writable:
             await self._cache.threads.run(self._cache.folder.make_ready)
         published, discarded, _ = await self._clear()
-        strays = await self._strays(await self._cache.threads.run(self._cache.folder.names))
-        if strays:  # what was just being published has its row by now
-            strays = await self._strays(strays)
-        paths = tuple(self._cache.folder.given(name) for name in strays)
+        unknown = await self._strays(await self._cache.threads.run(self._cache.folder.names))
+        if unknown:  # what was just being published has its row by now
+            unknown = await self._strays(unknown)
+        paths = tuple(self._cache.folder.given(name) for name in unknown)
         return Recovered(tuple(published), tuple(dict.fromkeys(discarded)), paths)
 
     async def tidy(self, only: Collection[str] | None = None) -> bool:
@@ -290,35 +288,4 @@ class Salvage(Generic[R]):
 
     async def _strays(self, names: Sequence[str]) -> list[str]:
         """Those names in the results folder that no row knows."""
-        registered = await self._cache.ledger.registered()
-        strays = []
-        for start in range(0, len(names), BATCH):
-            part = names[start : start + BATCH]
-            ids = {name: self._cache.folder.ids(name) for name in part}
-            entries = await self._cache.ledger.look_up(
-                [id for of_name in ids.values() for id in of_name]
-            )
-            unknown = [
-                name
-                for name in part
-                if os.path.join(self._cache.folder.path, name) not in registered
-            ]
-            strays += await self._cache.threads.run(self._unknown, unknown, entries)
-        return strays
-
-    def _unknown(self, names: Sequence[str], entries: Mapping[str, Entry[R]]) -> list[str]:
-        return [name for name in names if not self._is_known(name, entries)]
-
-    def _is_known(self, name: str, entries: Mapping[str, Entry[R]]) -> bool:
-        """Whether a name is that of a stored run's result, which may come of another folder."""
-        for id in self._cache.folder.ids(name):
-            if entries[id].record is None:
-                continue
-            if own_name(self._cache.folder, id, entries[id]) == name:
-                return True
-            with contextlib.suppress(ResultsDirError):
-                path = locate(self._cache.folder, id, entries[id])
-                here = os.path.join(self._cache.folder.path, name)
-                if path is not None and os.path.abspath(path) == here:
-                    return True
-        return False
+        return await strays(self._cache.ledger, self._cache.folder, names, self._cache.threads.run)

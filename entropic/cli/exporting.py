@@ -1,0 +1,164 @@
+"""The formats of ``export``, and who writes them."""
+
+import csv
+import enum
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from entropic.cli import output
+from entropic.cli.ending import UsageError
+
+Row = Sequence[Any]
+
+
+class Format(enum.StrEnum):
+    """What can be written."""
+
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+class Writer(Protocol):
+    """Takes rows, some at a time."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Some more."""
+        ...
+
+    def end(self) -> None:
+        """There are no more."""
+        ...
+
+
+@contextmanager
+def opened(
+    kind: Format, out: Path | None, names: Sequence[str], *, force: bool
+) -> Iterator[Writer]:
+    """What writes a format, to a file or to the output; the file is there when it is whole.
+
+    Raises:
+        UsageError: The file is there; or the format needs what is not installed, or a file.
+    """
+    if out is not None and out.exists() and not force:
+        raise UsageError(f"{out} is there already: --force overwrites it")
+    if kind is Format.PARQUET:
+        _check_parquet(out)
+    if out is None:
+        writer = _of_text(kind, sys.stdout, names)
+        yield writer
+        writer.end()
+        return
+    with _whole(out) as draft:
+        if kind is Format.PARQUET:
+            writer = _Parquet(draft, names)
+            yield writer
+            writer.end()
+            return
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            writer = _of_text(kind, file, names)
+            yield writer
+            writer.end()
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A draft of a file, which gets its name at the end, or goes."""
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        mask = os.umask(0)
+        os.umask(mask)
+        draft.chmod(0o666 & ~mask)
+        draft.replace(out)
+    finally:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def _of_text(kind: Format, file: TextIO, names: Sequence[str]) -> Writer:
+    return _Csv(file, names) if kind is Format.CSV else _Json(file, names)
+
+
+class _Csv:
+    def __init__(self, file: TextIO, names: Sequence[str]) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+        self._writer.writerow(names)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self._writer.writerows([[_plain(value) for value in row] for row in rows])
+
+    def end(self) -> None:
+        """A CSV has no end."""
+
+
+class _Json:
+    def __init__(self, file: TextIO, names: Sequence[str]) -> None:
+        self._list = output.JsonList(file)
+        self._names = names
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._list.add(dict(zip(self._names, row, strict=True)))
+
+    def end(self) -> None:
+        self._list.end()
+
+
+class _Parquet:
+    """Columns of one type each, so that all rows are kept until the end."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self._path = path
+        self._names = names
+        self._rows: list[list[Any]] = []
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self._rows += [[_typed(value) for value in row] for row in rows]
+
+    def end(self) -> None:
+        columns = {name: [row[at] for row in self._rows] for at, name in enumerate(self._names)}
+        if _is_installed("pyarrow"):
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            pq.write_table(pa.table(columns), self._path)
+            return
+        import polars as pl
+
+        pl.DataFrame(columns, strict=False).write_parquet(self._path)
+
+
+def _check_parquet(out: Path | None) -> None:
+    if out is None:
+        raise UsageError("Parquet is no text: say where to with --output FILE")
+    if not (_is_installed("pyarrow") or _is_installed("polars")):
+        raise UsageError("Parquet needs pip install pyarrow (or polars)")
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _plain(value: Any) -> Any:
+    """A value in a CSV: exact, and empty where there is none."""
+    if value is None or (isinstance(value, str | int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return output.cell(value)
+
+
+def _typed(value: Any) -> Any:
+    """A value in a Parquet file."""
+    is_plain = value is None or isinstance(value, str | int | float | bool | datetime | date)
+    return value if is_plain else output.cell(value)

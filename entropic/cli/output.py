@@ -1,0 +1,218 @@
+"""What a command prints: a table on a terminal, lines with tabs into a pipe, or JSON.
+
+A table is cut to the terminal; what is piped is whole, a row a line, and has no colours.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, Final, Literal, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+ROWS_ON_A_TERMINAL: Final = 100
+"""How many rows a terminal gets, unless it asks for more."""
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches."""
+    return sys.stdout.isatty()
+
+
+def write_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Some rows of values, with a line of names above them; a terminal gets none of no rows."""
+    if not is_terminal():
+        _write_lines(names, rows)
+        return
+    listed = [list(row) for row in rows]
+    if not listed:
+        return
+    columns = list(zip(*listed, strict=True))
+    shown = [[Text(_escaped(_short(value))) for value in row] for row in [list(names), *listed]]
+    needed = [max(text.cell_len for text in column) for column in zip(*shown, strict=True)]
+    console = _console()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for at, width in enumerate(widths(needed, console.width - 2 * (len(needed) - 1))):
+        is_number = any(map(_is_number, columns[at]))
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(
+            shown[0][at], width=width, justify=justify, no_wrap=True, overflow="ellipsis"
+        )
+    for row in shown[1:]:
+        table.add_row(*row)
+    console.print(table)
+
+
+def widths(needed: Sequence[int], most: int) -> list[int]:
+    """How wide columns are, so that together they have no more: the widest are cut, all alike.
+
+    The first is left whole, as an id cut short is of no use.
+
+    Args:
+        needed: What each would need.
+        most: What there is.
+    """
+    first, rest = list(needed[:1]), needed[1:]
+    left = most - sum(first)
+    cut = max(rest, default=0)
+    while cut > 1 and sum(min(width, cut) for width in rest) > left:
+        cut -= 1
+    cuts = [min(width, cut) for width in rest]
+    for at, width in enumerate(rest):  # what dividing has left over
+        if width > cuts[at] and sum(cuts) < left:
+            cuts[at] += 1
+    return first + cuts
+
+
+def write_fields(fields: Mapping[str, Any]) -> None:
+    """One thing, a line for each of its fields."""
+    if not is_terminal():
+        for name, value in fields.items():
+            sys.stdout.write(f"{name}\t{_escaped(cell(value))}\n")
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(Text(name), Text(_escaped(cell(value))))
+    _console().print(table)
+
+
+def write_json(value: Any) -> None:
+    """One JSON document."""
+    sys.stdout.write(json.dumps(as_json(value), indent=2, ensure_ascii=False) + "\n")
+
+
+class JsonList:
+    """A JSON list that is written as its items come: there may be many.
+
+    Args:
+        file: Where to; by default to the output.
+    """
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self._file = sys.stdout if file is None else file
+        self._count = 0
+
+    def add(self, item: Any) -> None:
+        """One more."""
+        text = json.dumps(as_json(item), ensure_ascii=False)
+        self._file.write(f"{',' if self._count else '['}\n  {text}")
+        self._count += 1
+
+    def end(self) -> None:
+        """Close it."""
+        self._file.write("\n]\n" if self._count else "[]\n")
+
+
+def write_line(names_or_values: Iterable[Any]) -> None:
+    """One line of what is piped."""
+    sys.stdout.write("\t".join(_escaped(cell(value)) for value in names_or_values) + "\n")
+
+
+def write_text(text: str) -> None:
+    """Some lines of text, whatever is in them."""
+    sys.stdout.write("\n".join(map(_escaped, text.splitlines())) + "\n")
+
+
+def as_json(value: Any) -> Any:  # noqa: PLR0911  a table of types
+    """A value as JSON has it: times in ISO 8601, what is no number of JSON's as text."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case datetime() | date():
+            return value.isoformat()
+        case Mapping():
+            return {str(key): as_json(one) for key, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [as_json(one) for one in value]
+        case bytes():
+            return value.hex()
+    return str(value)
+
+
+def cell(value: Any) -> str:  # noqa: PLR0911  a table of types
+    """A value as text, in one line."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return value
+        case float():
+            return repr(value)
+        case datetime():
+            return _moment_text(value)
+        case Mapping() | list() | tuple():
+            return json.dumps(as_json(value), ensure_ascii=False)
+    return str(as_json(value))
+
+
+def _moment_text(moment: datetime) -> str:
+    at = moment if moment.tzinfo is None else moment.astimezone(UTC)
+    return f"{at:%Y-%m-%d %H:%M:%S}{'' if moment.tzinfo is None else 'Z'}"
+
+
+def _short(value: Any) -> str:
+    """The same, in a table for people: a float by the 15 digits that its run id is made of."""
+    return f"{value:.15g}" if isinstance(value, float) else cell(value)
+
+
+def size_text(size: float) -> str:
+    """Bytes, for people: ``1.5 GB``."""
+    for unit in _UNITS:
+        if abs(size) < 1000 or unit == _UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def seconds_text(seconds: float) -> str:
+    """A time, for people: ``3 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days:,} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def note(text: str) -> None:
+    """A remark for whoever watches; not a part of the output."""
+    if is_terminal():
+        sys.stderr.write(f"{text}\n")
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _write_lines(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    write_line(names)
+    for row in rows:
+        write_line(row)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _escaped(text: str) -> str:
+    """In one line and one column, whatever is in it."""
+    return text.translate(_ESCAPES)
+
+
+# A terminal takes some of these for commands.
+_ESCAPES: Final = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}

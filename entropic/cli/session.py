@@ -1,0 +1,152 @@
+"""What a command works on: a database that is only read, its models, their results folders."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from entropic.artifacts import ResultsFolder
+from entropic.cli.ending import UsageError
+from entropic.database import Database
+from entropic.database.urls import async_url, file_of, masked, reading_url
+from entropic.identity import nearest
+from entropic.ledger import Ledger
+from entropic.ledger.survey import Sample
+from entropic.maintenance.folders import located, staged_suffix, suffix_of
+from entropic.models import Base
+from entropic.reflection import Reflected, Reflection, reflect
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model, as a command works on it.
+
+    Attributes:
+        reflected: The model.
+        ledger: Its runs.
+    """
+
+    reflected: Reflected
+    ledger: Ledger[Base]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open database, which is only read.
+
+    Attributes:
+        database: The database.
+        reflection: What is in it.
+        url: Its URL, as whoever writes to it needs it.
+        named: What it is called where a user sees it; without a password.
+    """
+
+    database: Database
+    reflection: Reflection
+    url: sa.URL
+    named: str
+
+    def subjects(self, model: str | None) -> list[Subject]:
+        """The model of a name, or all.
+
+        Raises:
+            UsageError: There is none.
+        """
+        known = self.reflection.models
+        if not known:
+            raise UsageError(f"{self.named} has no table of runs")
+        if model is None:
+            return [self._subject(one) for one in known.values()]
+        if model not in known:
+            guess = nearest(model, known)
+            hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(known)}"
+            raise UsageError(f"{self.named} has no model {model!r}: {hint}")
+        return [self._subject(known[model])]
+
+    def subject(self, model: str | None) -> Subject:
+        """The model of a name, or the only one.
+
+        Raises:
+            UsageError: There is none, or none is named of several.
+        """
+        found = self.subjects(model)
+        if len(found) > 1:
+            names = ", ".join(one.reflected.name for one in found)
+            raise UsageError(f"{self.named} has several models: say --model, one of {names}")
+        return found[0]
+
+    @property
+    def folder(self) -> str | None:
+        """Where the database itself is; ``None`` on a server."""
+        file = file_of(self.url)
+        return None if file is None else os.path.dirname(file)
+
+    async def results(self, subject: Subject, results_dir: Path | None) -> ResultsFolder:
+        """The folder of a model's results, to look at.
+
+        Raises:
+            UsageError: It is not where the rows say, and not at hand; or no folder.
+        """
+        samples = await subject.ledger.survey.samples()
+        suffix = suffix_of(samples)
+        spelled = str(results_dir) if results_dir is not None else located(samples, self.folder)
+        if spelled is None:
+            told = next((os.path.dirname(s.result_file) or "." for s in samples), None)
+            said = f"not in {told!r}, where its rows have it" if told else "in none of its rows"
+            raise UsageError(
+                f"the results of {subject.reflected.name} are {said}: say --results-dir"
+            )
+        folder = _opened(spelled, suffix)
+        if samples or not folder.id:
+            return folder
+        return _opened(spelled, await _suffix_without_rows(subject, folder))
+
+    def _subject(self, reflected: Reflected) -> Subject:
+        is_bare = not self.reflection.has_bookkeeping
+        identity, name, model = reflected.identity, reflected.name, reflected.model
+        return Subject(reflected, Ledger(self.database, identity, name, model, is_bare=is_bare))
+
+
+@asynccontextmanager
+async def session(db: str, lock_timeout: float) -> AsyncIterator[Session]:
+    """Open a database to read it.
+
+    Args:
+        db: A URL, or the path of a SQLite database.
+        lock_timeout: Seconds to wait while others have it locked.
+
+    Raises:
+        SettingsError: It cannot be one, or there is none.
+        DatabaseError: It cannot be opened.
+    """
+    given = db if "://" in db else Path(db)
+    url = async_url(given)
+    database = Database(reading_url(given), lock_timeout=lock_timeout)
+    await database.open()
+    try:
+        yield Session(database, await reflect(database), url, _named(url))
+    finally:
+        await database.aclose()
+
+
+async def _suffix_without_rows(subject: Subject, folder: ResultsFolder) -> str:
+    """What the results' names end with, by those of deleted runs, or by what is staged."""
+    traces = await subject.ledger.survey.traces(folder.id)
+    deleted = suffix_of(Sample(one.id, folder.id, one.name, one.name) for one in traces)
+    nonce = subject.reflected.nonce
+    return deleted or ("" if nonce is None else staged_suffix(folder.staged(nonce)))
+
+
+def _opened(spelled: str, suffix: str) -> ResultsFolder:
+    if not os.path.isdir(spelled):
+        raise UsageError(f"--results-dir {spelled!r} is no folder")
+    folder = ResultsFolder(spelled, suffix)
+    folder.open_for_reading()
+    return folder
+
+
+def _named(url: sa.URL) -> str:
+    return file_of(url) or masked(url)

@@ -1,0 +1,175 @@
+"""``gc``: what can go is listed first, and then goes the way that a store deletes."""
+
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from entropic._shield import in_own_thread
+from entropic.artifacts import ResultsFolder
+from entropic.artifacts.finding import size_of
+from entropic.async_store import AsyncStore
+from entropic.ledger import Entry, Ledger, of_record
+from entropic.maintenance.folders import found_at
+from entropic.maintenance.policy import Chosen, Kept, Policy, Reason, failures_to_go, runs_to_go
+from entropic.models import as_utc
+
+# In one transaction, while nobody else can write.
+_AT_ONCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """What has gone.
+
+    Attributes:
+        runs: The ids of runs whose row and result were removed.
+        orphans: The ids of runs without a row whose result was removed.
+        failures: How many failures on record were forgotten.
+    """
+
+    runs: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
+    failures: int = 0
+
+
+async def plan(
+    ledger: Ledger[Any], folder: ResultsFolder, policy: Policy, now: float | None = None
+) -> list[Chosen]:
+    """What is to go, by a policy; nothing is changed.
+
+    Args:
+        ledger: The rows of one model.
+        folder: Its results.
+        policy: What may stay.
+        now: Seconds since 1970; by default, the time.
+
+    Raises:
+        DatabaseError: The database failed.
+    """
+    at = time.time() if now is None else now
+    chosen: list[Chosen] = []
+    if policy.older_than is not None or policy.keep_size is not None:
+        kept = [run async for run in _kept(ledger, folder, measure=policy.keep_size is not None)]
+        chosen += runs_to_go(kept, policy, at)
+    if policy.orphans and folder.id:
+        chosen += await _orphans(ledger, folder)
+    if policy.failures_older_than is not None:
+        failed = await ledger.survey.failed()
+        known = [Kept(one.id, one.token, one.at, is_busy=one.is_running) for one in failed]
+        chosen += failures_to_go(known, policy, at)
+    return chosen
+
+
+async def carry_out(store: AsyncStore[Any], chosen: Sequence[Chosen]) -> Cleared:
+    """Remove what was chosen, a hundred at a time; what was run again since stays.
+
+    Args:
+        store: A store of the same model, over the same folder.
+        chosen: What is to go.
+
+    Returns:
+        What has gone.
+
+    Raises:
+        ResultsDirError: A result could not be removed; it and its row stay.
+        DatabaseError: The database failed; what was removed before stays so.
+    """
+    runs: list[str] = []
+    orphans: list[str] = []
+    failures = 0
+    async with store._opening.using() as opened:
+        deleter = opened.pipeline.deleter
+        for tokens in _parts(chosen, "age", "size"):
+            runs += await deleter.delete_some(tokens, remove_file=True, spares_claimed=True)
+        for tokens in _parts(chosen, "orphan"):
+            orphans += await deleter.disown(tokens)
+        for tokens in _parts(chosen, "failure"):
+            failures += await opened.pipeline.forget_failures(tokens)
+    return Cleared(tuple(runs), tuple(orphans), failures)
+
+
+async def delete_runs(
+    store: AsyncStore[Any], runs: Sequence[tuple[str, int]], *, remove_file: bool
+) -> list[str]:
+    """Delete runs, a hundred at a time; the ids of those that have gone.
+
+    Args:
+        store: Where.
+        runs: The run ids, each with the token of the result that is to go: what was run again
+            since stays.
+        remove_file: Whether to remove their results, too.
+
+    Raises:
+        ResultsDirError: A result could not be removed; it and its row stay.
+        DatabaseError: The database failed; what was removed before stays so.
+    """
+    gone: list[str] = []
+    async with store._opening.using() as opened:
+        for start in range(0, len(runs), _AT_ONCE):
+            some = dict(runs[start : start + _AT_ONCE])
+            gone += await opened.pipeline.deleter.delete_some(some, remove_file=remove_file)
+    return gone
+
+
+async def _kept(
+    ledger: Ledger[Any], folder: ResultsFolder, *, measure: bool
+) -> AsyncIterator[Kept]:
+    async with aclosing(ledger.queries.pages([], "id")) as pages:
+        async for page in pages:
+            for run in await in_own_thread(_kept_of, page, folder, measure):
+                yield run
+
+
+def _kept_of(page: Sequence[Entry[Any]], folder: ResultsFolder, measure: bool) -> list[Kept]:
+    """In a thread: it may look at files."""
+    return [_one_kept(entry, folder, measure=measure) for entry in page]
+
+
+def _one_kept(entry: Entry[Any], folder: ResultsFolder, *, measure: bool) -> Kept:
+    record, result = of_record(entry), entry.result
+    created = as_utc(record.created_at).timestamp()
+    path = found_at(folder, record.id, entry)
+    size = 0 if path is None else result.size or 0
+    if measure and path is not None:
+        size = _bytes(folder, record.id, entry, path)
+    return Kept(
+        record.id,
+        entry.published,
+        max(created, result.started_at or created),
+        size,
+        path,
+        entry.is_claimed,
+        result.registered_path is not None,
+    )
+
+
+def _bytes(folder: ResultsFolder, id: str, entry: Entry[Any], path: str) -> int:
+    """What a run takes on the disk, as it is now."""
+    size = size_of(path)
+    if entry.result.companions:
+        home, name = os.path.split(path)
+        size += size_of(ResultsFolder(home, folder.suffix).companions(name, id))
+    return size
+
+
+async def _orphans(ledger: Ledger[Any], folder: ResultsFolder) -> list[Chosen]:
+    traces = await ledger.survey.traces(folder.id)
+
+    def there() -> list[Chosen]:
+        return [
+            Chosen("orphan", Kept(trace.id, trace.token, size=size_of(path), path=path))
+            for trace in traces
+            if os.path.lexists(path := folder.given(trace.name))
+        ]
+
+    return await in_own_thread(there)
+
+
+def _parts(chosen: Sequence[Chosen], *reasons: Reason) -> list[dict[str, int]]:
+    """The runs that go for some reasons, with their tokens, as many at a time as go at once."""
+    runs = [one.run for one in chosen if one.reason in reasons]
+    parts = (runs[start : start + _AT_ONCE] for start in range(0, len(runs), _AT_ONCE))
+    return [{run.id: run.token for run in part} for part in parts]
