@@ -1,4 +1,4 @@
-"""What both stores can be asked about what is stored; nothing is run here."""
+"""What both stores can be asked of what is stored, and told to remove; nothing is run here."""
 
 import functools
 import inspect
@@ -27,7 +27,7 @@ R = TypeVar("R", bound=Base)
 
 
 class AsyncQueries(Generic[R]):
-    """The methods of ``AsyncStore`` that look into what is stored."""
+    """The methods of ``AsyncStore`` on runs that are stored: find, export, explain, delete."""
 
     _EXECUTORS: ClassVar[tuple[str, ...]]
     _opening: Opening[R]
@@ -251,19 +251,7 @@ class AsyncQueries(Generic[R]):
             DatabaseError: The database failed.
             Exception: What ``load`` raised, with a note that names the record.
         """
-        from entropic.export import grid_layout, needed
-
-        await in_own_thread(needed, "xarray")
-        records = await self.find(*where)
-        grid = await in_own_thread(
-            functools.partial(
-                grid_layout,
-                self._opening.settings.model,
-                records,
-                dims=dims,
-                max_missing_bytes=max_missing_bytes,
-            )
-        )
+        grid = await self._grid(where, dims, max_missing_bytes)
         for record in grid.records:
             if inspect.iscoroutinefunction(load):
                 await in_own_thread(grid.fill, record, await load(record))
@@ -329,6 +317,25 @@ class AsyncQueries(Generic[R]):
                 return await opened.pipeline.planner.plan(source, ran_by.workers)
             finally:
                 await opened.executors.release(ran_by)
+
+    async def _grid(
+        self,
+        where: Sequence[Where],
+        dims: str | Sequence[str] | None,
+        max_missing_bytes: int,
+    ) -> "Grid[R]":
+        """What ``to_xarray`` fills."""
+        from entropic.export import grid_layout, needed
+
+        await in_own_thread(needed, "xarray")
+        layout = functools.partial(
+            grid_layout,
+            self._opening.settings.model,
+            await self.find(*where),
+            dims=dims,
+            max_missing_bytes=max_missing_bytes,
+        )
+        return await in_own_thread(layout)
 
     def _pages(
         self, where: Sequence[Where], order_by: OrderBy, limit: int | None, offset: int | None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Queries(Generic[R]):
-    """The methods of ``Store`` that look into what is stored."""
+    """The methods of ``Store`` on runs that are stored: find, export, explain, delete."""
 
     @abstractmethod
     def _behind(self) -> AsyncQueries[R]:
@@ -121,17 +121,12 @@ class Queries(Generic[R]):
         Arguments, result and errors are those of ``AsyncStore.to_xarray``; ``load`` is called on
         the thread that calls.
         """
-        from entropic.export import needed, xarray_grid
+        from entropic.export import load_result
 
-        needed("xarray")
-        records = self.find(*where)
-        return xarray_grid(
-            self._behind()._opening.settings.model,
-            records,
-            load,
-            dims=dims,
-            max_missing_bytes=max_missing_bytes,
-        )
+        grid = portal.call(self._behind()._grid, where, dims, max_missing_bytes)
+        for record in grid.records:
+            grid.fill(record, load_result(load, record))
+        return grid.dataset()
 
     def explain(self, params: Params, /) -> "Explanation[R]":
         """Return why a parameter set would run, or would not; run nothing.

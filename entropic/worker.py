@@ -236,7 +236,7 @@ def showing_life(job: Job) -> Iterator[None]:
     if math.isinf(job.patience):
         yield
         return
-    with life.shown(job.stage.folder, job.patience / 4):
+    with life.signs_of_life(job.stage.folder, job.patience / 4):
         yield
 
 

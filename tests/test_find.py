@@ -117,7 +117,7 @@ def test_the_oldest_come_first(store: Any) -> None:
 
 
 def test_count_and_iter_find_say_the_same(store: Any) -> None:
-    """A stream of more than one page, and its length."""
+    """As ``find`` does, whichever part is asked for."""
     store.sweep({"n": n} for n in range(7))
     assert store.count() == 7
     assert store.count(Point.n >= 5) == store.count({"n": 5}) + store.count({"n": 6}) == 2

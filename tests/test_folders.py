@@ -84,6 +84,18 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 }
 
 
+def test_a_result_in_another_folder_goes_with_its_row_be_it_whole_or_not(
+    make_store: Callable[..., Any],
+) -> None:
+    """As one in this folder does."""
+    (whole, cut) = make_store(results_dir="b").sweep([{"n": 1}, {"n": 2}])
+    os.truncate(cut.result_file, 3)
+    store = make_store(results_dir="a")
+    for record in (whole, cut):
+        assert store.delete(hash=record.id, remove_file=True)
+    assert names("b") == []
+
+
 @databases.either
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loss", LOSSES)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from entropic.artifacts.life import shown
+from entropic.artifacts.life import signs_of_life
 
 DEADLINE = 20.0
 SOON = 0.01
@@ -46,7 +46,7 @@ def test_runs_side_by_side_share_a_thread_that_ends_after_them(tmp_path: Path) -
     stages = [stage(tmp_path, f"{n}") for n in range(20)]
     with ExitStack() as runs:
         for each in stages:
-            runs.enter_context(shown(str(each), SOON))
+            runs.enter_context(signs_of_life(str(each), SOON))
         until(lambda: all(map(is_touched, stages)))
         for each in stages:
             os.utime(each, (0, 0))
@@ -58,8 +58,8 @@ def test_runs_side_by_side_share_a_thread_that_ends_after_them(tmp_path: Path) -
 def test_a_run_with_less_patience_is_touched_in_time(tmp_path: Path) -> None:
     """Also where the thread meant to look much later; the other one is left alone meanwhile."""
     patient, other = stage(tmp_path, "patient"), stage(tmp_path, "other")
-    with shown(str(patient), LATE):
-        with shown(str(other), SOON):
+    with signs_of_life(str(patient), LATE):
+        with signs_of_life(str(other), SOON):
             until(lambda: is_touched(other))
         assert not is_touched(patient)
 
@@ -70,7 +70,7 @@ def test_runs_of_two_folders_do_not_wait_for_one_another(tmp_path: Path) -> None
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    with shown(str(stage(one, "a")), SOON), shown(str(stage(two, "a")), SOON):
+    with signs_of_life(str(stage(one, "a")), SOON), signs_of_life(str(stage(two, "a")), SOON):
         assert len(ours() - before) == 2
 
 
@@ -78,7 +78,7 @@ def test_a_stage_that_is_made_later_is_touched_then(tmp_path: Path) -> None:
     """That there is none yet stops nothing."""
     late = tmp_path / "late"
     seen = stage(tmp_path, "seen")
-    with shown(str(late), SOON), shown(str(seen), SOON):
+    with signs_of_life(str(late), SOON), signs_of_life(str(seen), SOON):
         until(lambda: is_touched(seen))
         stage(tmp_path, "late")
         until(lambda: is_touched(late))
@@ -87,10 +87,10 @@ def test_a_stage_that_is_made_later_is_touched_then(tmp_path: Path) -> None:
 def test_a_forked_child_has_a_thread_of_its_own(tmp_path: Path) -> None:
     """The parent's is not there."""
     mine, childs = stage(tmp_path, "mine"), stage(tmp_path, "childs")
-    with shown(str(mine), LATE):
+    with signs_of_life(str(mine), LATE):
         child = os.fork()
         if not child:
-            with shown(str(childs), SOON):
+            with signs_of_life(str(childs), SOON):
                 until(lambda: is_touched(childs))
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0

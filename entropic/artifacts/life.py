@@ -16,7 +16,7 @@ from typing import Final
 
 
 @contextmanager
-def shown(folder: str, seconds: float) -> Iterator[None]:
+def signs_of_life(folder: str, seconds: float) -> Iterator[None]:
     """Touch a stage's folder every so many seconds, for as long as this lasts.
 
     Args:

@@ -12,7 +12,7 @@ from entropic.cli.session import Session, Subject, session
 from entropic.errors import Failure
 from entropic.ledger import Entry, State, of_record
 from entropic.ledger.survey import Totals
-from entropic.maintenance.folders import found_at
+from entropic.pipeline.lookup import found_at
 
 
 @command

@@ -132,10 +132,7 @@ class Alike:
                 clause, {}, {"binary": self._compare_alike, "unary": _check_arithmetic}
             )
         except RecursionError:
-            raise ParamsError(
-                "the conditions are nested too deep: use in_ for many values of one column, or ask"
-                " in several pieces"
-            ) from None
+            raise nested_too_deep() from None
 
     def _leaf(self, element: Any, **_: Any) -> Any:
         """The model's own columns, also for those of a class that it has replaced; plain values."""
@@ -188,6 +185,14 @@ class Alike:
             kind = next((k for k in sides if isinstance(k, ExactDecimal)), sides[0])
             binary.left = self.sortable(binary.left, kind)
             binary.right = self.sortable(binary.right, kind)
+
+
+def nested_too_deep() -> ParamsError:
+    """What a ``RecursionError`` means."""
+    return ParamsError(
+        "the conditions are nested too deep: use in_ for many values of one column, or ask in"
+        " several pieces"
+    )
 
 
 def _is_condition(clause: Any) -> bool:

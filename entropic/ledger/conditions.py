@@ -210,9 +210,9 @@ def _equal(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool] | None:
             return sa.type_coerce(column, sa.String()).in_(texts)
         case sa.Float(asdecimal=False) as kind if isinstance(kind, sa.Double) or not kind.precision:
             return _is_near(column, value)
-        case sa.Integer() | sa.Boolean() | sa.Enum() | sa.Date() | UtcDateTime() | sa.Uuid():
+        case sa.Integer() | sa.Boolean() | sa.String() | sa.Date() | sa.Uuid():
             return _bool(column == value)
-        case sa.String() | PathText():
+        case UtcDateTime() | PathText():
             return _bool(column == value)
     return None
 

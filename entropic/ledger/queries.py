@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from entropic._shield import in_own_thread
 from entropic.database import Database, Statement
-from entropic.errors import DatabaseError, ParamsError, RowRefusedError, SchemaError
+from entropic.errors import DatabaseError, RowRefusedError, SchemaError
 from entropic.identity import Identity, shortened
+from entropic.ledger.alike import nested_too_deep
 from entropic.ledger.conditions import Conditions, Selection, check_values
 from entropic.ledger.entries import Entry, OrderBy, Where
 from entropic.ledger.reading import RowReader
@@ -209,10 +210,7 @@ class Queries(Generic[R]):
         try:
             statement = self._statements.compiled(select)
         except RecursionError:
-            raise ParamsError(
-                "the conditions are nested too deep: use in_ for many values of one column, or ask"
-                " in several pieces"
-            ) from None
+            raise nested_too_deep() from None
         check_values(statement)
         return statement
 

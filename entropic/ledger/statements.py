@@ -64,7 +64,8 @@ class Statements:
         self._is_live = is_live.label("is_live")
         # A claim gets what is nobody's; to seize is to take it from whoever has it.
         gone = sa.select(dialect.keys("b_gone").c.value)
-        self._is_free = ~sa.func.coalesce(is_live, sa.false()) | RUN.owner.in_(gone)
+        self.is_live = sa.func.coalesce(is_live, sa.false())
+        self._is_free = ~self.is_live | RUN.owner.in_(gone)
 
     @_compiled
     def look_up(self) -> Any:
@@ -80,17 +81,20 @@ class Statements:
 
     def found(self, model: str) -> sa.Select[Any]:
         """What ``look_up`` gives of a row that is there, of all rows."""
-        id = self._columns["id"]
-        is_its = (RUN.model == sa.literal(model, sa.String())) & (RUN.id == id)
+        key = self._columns["id"].label("key")
         about = (RUN.token, RUN.published, self._is_live, *RESULT_COLUMNS)
-        rows = sa.select(id.label("key"), *self._columns.values(), *about)
-        return rows.select_from(self._table.outerjoin(runs_table, is_its))
+        rows = sa.select(key, *self._columns.values(), *about)
+        return rows.select_from(self.stored(model))
+
+    def stored(self, model: str) -> sa.Join:
+        """All rows, each with its bookkeeping."""
+        is_its = (RUN.model == sa.literal(model, sa.String())) & (RUN.id == self._columns["id"])
+        return self._table.outerjoin(runs_table, is_its)
 
     def tokens(self, model: str) -> sa.Select[Any]:
         """The ids of all rows, each with the token of its result."""
-        id = self._columns["id"]
-        is_its = (RUN.model == sa.literal(model, sa.String())) & (RUN.id == id)
-        return sa.select(id, RUN.published).select_from(self._table.outerjoin(runs_table, is_its))
+        ids = sa.select(self._columns["id"], RUN.published)
+        return ids.select_from(self.stored(model))
 
     def durations(self, model: str) -> sa.Select[Any]:
         """The mean duration of the runners, as the bookkeeping has it, and as custom data do."""

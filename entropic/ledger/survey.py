@@ -10,11 +10,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from entropic.database import Database, Statement, Transaction
+from entropic.database import Database, Transaction
 from entropic.identity import Identity
 from entropic.ledger.reading import is_name
-from entropic.ledger.statements import RUN, no_bookkeeping
-from entropic.models import runs_table
+from entropic.ledger.statements import RUN, statements_for
 
 _MOST_SAMPLES: Final = 100
 
@@ -116,14 +115,11 @@ class Survey:
     ) -> None:
         self._database = database
         self._model = model
-        self._is_bare = is_bare
         self._columns = sa.inspect(identity.model).columns
-        table = self._columns["id"].table
-        is_its = (RUN.model == model) & (RUN.id == self._columns["id"])
-        self._stored = table.outerjoin(runs_table, is_its)
+        self._statements = statements_for(database, identity, is_bare=is_bare)
+        self._stored = self._statements.stored(model)
+        self._is_live = self._statements.is_live
         self._has_row = sa.exists().where(self._columns["id"] == RUN.id)
-        live = RUN.owner.is_not(None) & (RUN.lease_expires > database.dialect.now)
-        self._is_live = sa.func.coalesce(live, sa.false())
 
     async def totals(self) -> Totals:
         """What is stored, counted.
@@ -189,7 +185,7 @@ class Survey:
         Raises:
             DatabaseError: The database failed.
         """
-        return _traces(await transaction.fetch(self._statement(self._traces(folder))))
+        return _traces(await transaction.fetch(self._statements.compiled(self._traces(folder))))
 
     async def failed(self) -> list[Failed]:
         """The failures on record: those after which the run has not succeeded.
@@ -227,12 +223,7 @@ class Survey:
         )
 
     async def _rows(self, select: Any) -> list[Sequence[Any]]:
-        return await self._database.read(self._statement(select))
-
-    def _statement(self, select: Any) -> Statement:
-        if self._is_bare:
-            select = select.add_cte(no_bookkeeping())
-        return Statement(select, self._database.compiler, self._database.dialect)
+        return await self._database.read(self._statements.compiled(select))
 
 
 def _traces(rows: Sequence[Sequence[Any]]) -> list[Trace]:

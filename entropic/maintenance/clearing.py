@@ -12,9 +12,9 @@ from entropic.artifacts import ResultsFolder
 from entropic.artifacts.finding import size_of
 from entropic.async_store import AsyncStore
 from entropic.ledger import Entry, Ledger, of_record
-from entropic.maintenance.folders import found_at
 from entropic.maintenance.policy import Chosen, Kept, Policy, Reason, failures_to_go, runs_to_go
 from entropic.models import as_utc
+from entropic.pipeline.lookup import found_at
 
 # In one transaction, while nobody else can write.
 _AT_ONCE: Final = 100

@@ -8,14 +8,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
-from entropic.artifacts import ResultsFolder, Stage
+from entropic.artifacts import Stage
 from entropic.artifacts.corner import folder_id
-from entropic.errors import ResultsDirError
-from entropic.ledger import Entry
 from entropic.ledger.survey import Sample
-from entropic.pipeline.lookup import locate
 
 _USUAL: Final = "./results"
 """Where a store has them, if it is not told otherwise."""
@@ -54,17 +51,6 @@ def staged_suffix(staged: Iterable[tuple[str, int, Stage]]) -> str:
     names = ((id, name) for id, _, stage in staged for name in _names(stage.folder))
     found = Counter(name.removeprefix(id) for id, name in names if name.startswith(id))
     return found.most_common(1)[0][0] if found else ""
-
-
-def found_at(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
-    """Where a stored run's result is here and now, be it whole or not; ``None`` if nowhere."""
-    registered = entry.result.registered_path
-    if registered is not None and os.path.lexists(registered):
-        return registered
-    try:
-        return locate(folder, id, entry, of_any_size=True)
-    except ResultsDirError:
-        return None
 
 
 def _candidates(folder: str, near: str | None) -> Iterator[str]:

@@ -5,18 +5,18 @@ import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
 from entropic.artifacts import Removal, ResultsFolder
-from entropic.errors import IdConflictError, ResultsDirError, SchemaError
+from entropic.errors import IdConflictError, SchemaError
 from entropic.identity import checked_id
 from entropic.leases import is_gone
 from entropic.ledger import Entry, Result, of_record
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.claims import Claims
-from entropic.pipeline.lookup import Lookup, locate
+from entropic.pipeline.lookup import Lookup, found_at
 from entropic.pipeline.publishing import own_name
 from entropic.pipeline.salvage import Salvage
 from entropic.pipeline.sources import Params
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from entropic.ledger.survey import Trace
 
 R = TypeVar("R", bound=Base)
+
+# In one transaction, while nobody else can write.
+_AT_ONCE: Final = 100
 
 _logger = logging.getLogger("entropic")
 
@@ -58,6 +61,26 @@ class Deleter(Generic[R]):
                 raise answer.error
             id = answer.parameters.id
         return bool(await self.delete_some({checked_id(id): None}, remove_file=remove_file))
+
+    async def delete_all(
+        self,
+        runs: Sequence[tuple[str, int]],
+        *,
+        remove_file: bool,
+        spares_claimed: bool = False,
+    ) -> list[str]:
+        """Remove rows, some in each transaction; the ids of those that there were.
+
+        Arguments are those of ``delete_some``.
+        """
+        deleted = []
+        for start in range(0, len(runs), _AT_ONCE):
+            deleted += await self.delete_some(
+                dict(runs[start : start + _AT_ONCE]),
+                remove_file=remove_file,
+                spares_claimed=spares_claimed,
+            )
+        return deleted
 
     async def delete_some(
         self,
@@ -186,17 +209,10 @@ class Deleter(Generic[R]):
 
     def _take_from_elsewhere(self, removal: Removal, id: str, entry: Entry[R]) -> str | None:
         """Take a registered result, or one of another folder; its path, if it was found."""
-        registered = entry.result.registered_path
-        if registered is not None and os.path.lexists(registered):
-            path: str | None = registered  # be it as large as it was, or not
-        else:
-            try:
-                path = locate(self._cache.folder, id, entry)
-            except ResultsDirError:
-                return None  # the whole folder is gone, and the file with it
-        if path is None:
+        path = found_at(self._cache.folder, id, entry)
+        if path is None:  # or the whole folder is gone, and the file with it
             return None
-        if registered is not None:
+        if entry.result.registered_path is not None:
             removal.take(path)
         else:
             folder, name = os.path.split(path)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from entropic.artifacts import ResultsFolder
 from entropic.errors import ResultsDirError
@@ -10,12 +10,9 @@ from entropic.ledger import Entry, OrderBy, Where, of_record
 from entropic.models import Base, Records
 from entropic.pipeline.cache import Cache
 from entropic.pipeline.deleting import Deleter
-from entropic.pipeline.lookup import locate
+from entropic.pipeline.lookup import is_here, locate
 
 R = TypeVar("R", bound=Base)
-
-# In one transaction, while nobody else can write.
-_DELETED_AT_ONCE: Final = 100
 
 
 class Finder(Generic[R]):
@@ -61,12 +58,8 @@ class Finder(Generic[R]):
 
     async def delete(self, where: Sequence[Where], *, remove_file: bool) -> int:
         """Remove them; how many. One that is run again before its turn stays."""
-        found = await self._cache.ledger.queries.tokens(where)
-        deleted = 0
-        for start in range(0, len(found), _DELETED_AT_ONCE):
-            some = dict(found[start : start + _DELETED_AT_ONCE])
-            deleted += len(await self._deleter.delete_some(some, remove_file=remove_file))
-        return deleted
+        runs = await self._cache.ledger.queries.tokens(where)
+        return len(await self._deleter.delete_all(runs, remove_file=remove_file))
 
     async def _placed(self, entries: Sequence[Entry[R]]) -> Records[R]:
         return await self._cache.threads.run(placed, self._cache.folder, entries)
@@ -80,11 +73,10 @@ def placed(folder: ResultsFolder, entries: Sequence[Entry[R]]) -> Records[R]:
 
 
 def _path(folder: ResultsFolder, entry: Entry[R]) -> str:
-    result, record = entry.result, of_record(entry)
-    is_here = result.folder == folder.id and result.registered_path is None
-    if is_here and result.name is not None:  # nobody looks whether it is there
-        return folder.given(result.name)
+    record = of_record(entry)
+    if is_here(folder, entry):  # nobody looks whether it is there
+        return folder.given(entry.result.name or "")
     try:
-        return locate(folder, record.id, entry) or record.result_file
+        return locate(folder, record.id, entry, of_any_size=True) or record.result_file
     except ResultsDirError:
         return record.result_file

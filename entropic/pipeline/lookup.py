@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
@@ -115,17 +116,9 @@ class Lookup(Generic[R]):
         (answer,) = await self.glance(await self.resolve([params]))
         return answer
 
-    async def glance(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
-        """The same for each of some.
-
-        Raises:
-            DatabaseError: The database failed.
-        """
-        return await self._answer(sets)
-
     async def _settled(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
         """The same, when what may be about to be settled has had time to be."""
-        answers = await self._answer(sets)
+        answers = await self.glance(sets)
         for look in range(_LOOKS):
             doubtful = [
                 at
@@ -136,7 +129,7 @@ class Lookup(Generic[R]):
                 break
             if look:
                 await asyncio.sleep(_LOOK_SECONDS)
-            again = await self._answer([sets[at] for at in doubtful])
+            again = await self.glance([sets[at] for at in doubtful])
             for at, answer in zip(doubtful, again, strict=True):
                 answers[at] = answer
         return answers
@@ -184,8 +177,12 @@ class Lookup(Generic[R]):
             _warn(answer)
         return answer
 
-    async def _answer(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
-        """What there is for each, at this moment."""
+    async def glance(self, sets: Sequence[ParameterSet]) -> list[Answer[R]]:
+        """What there is for each, at this moment.
+
+        Raises:
+            DatabaseError: The database failed.
+        """
         found = await self._near.ask(sets)
         if any(isinstance(one, _Far) for one in found):
             # Each request by itself: nobody else waits for what may take long, or never end.
@@ -220,11 +217,8 @@ class Lookup(Generic[R]):
         """Whether no large values are to be compared, and no file is far away."""
         if entry.record is None:
             return True
-        result, folder = entry.result, self._cache.folder
-        is_here = result.folder == folder.id and result.registered_path is None
-        return (
-            is_here and result.name is not None and folder.is_local and not is_heavy(wanted.values)
-        )
+        folder = self._cache.folder
+        return is_here(folder, entry) and folder.is_local and not is_heavy(wanted.values)
 
     def _resolve(self, batch: Sequence[Wanted], first: int) -> list[ParameterSet]:
         resolved = []
@@ -294,6 +288,24 @@ def _each_its_own(
 def _copy(entry: Entry[R]) -> Entry[R]:
     assert entry.record is not None
     return replace(entry, record=copied(entry.record))
+
+
+def is_here(folder: ResultsFolder, entry: Entry[Any]) -> bool:
+    """Whether a stored run was published in this very folder, under a name of its own."""
+    result = entry.result
+    is_ours = result.folder == folder.id and result.registered_path is None
+    return is_ours and result.name is not None
+
+
+def found_at(folder: ResultsFolder, id: str, entry: Entry[Any]) -> str | None:
+    """Where a stored run's result is here and now, be it whole or not; ``None`` if nowhere."""
+    registered = entry.result.registered_path
+    if registered is not None and os.path.lexists(registered):
+        return registered
+    try:
+        return locate(folder, id, entry, of_any_size=True)
+    except ResultsDirError:
+        return None
 
 
 def locate(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from entropic.identity import ParameterSet
-from entropic.leases import described, is_gone
+from entropic.leases import described
 from entropic.ledger import Entry, State
 from entropic.models import Base
 from entropic.outlook import Explanation, Nearest, Plan, Verdict, eta_seconds, farness
@@ -12,6 +12,7 @@ from entropic.pipeline.cache import Cache
 from entropic.pipeline.finding import placed
 from entropic.pipeline.lookup import Answer, Lookup
 from entropic.pipeline.sources import Params, Source
+from entropic.recovery import is_at_work
 from entropic.schedule import BATCH
 
 R = TypeVar("R", bound=Base)
@@ -111,7 +112,7 @@ class Planner(Generic[R]):
 def _verdict(answer: Answer[Any], state: State) -> Verdict:
     if answer.record is not None:
         return "stored"
-    if state.is_live and state.owner is not None and not is_gone(state.owner):
+    if is_at_work(state):
         return "running"
     if answer.is_lost:
         return "lost"
