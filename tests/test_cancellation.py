@@ -54,12 +54,10 @@ async def assert_nothing_is_held(about: object = None) -> None:
     assert list(STAGING.iterdir()) == [], about
 
 
-# Threads of pools come as they are needed, up to these numbers, and wait for the next use. One that
-# has just ended a run of two at once may not be back yet when the next one is handed in: it waits
-# for the interpreter, with Python 3.12 often long enough for the loop to hand in several.
+# Threads of pools come as they are needed, up to these numbers, and wait for the next use.
 POOLS = {
     "entropic-files": 4,
-    "entropic-worker": 40,  # and not the thousands that five thousand calls would leak
+    "entropic-worker": 6,
     "entropic-process": 6,
     "asyncio": 8,
     "AnyIO worker thread": 4,

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from entropic import AsyncStore, RunInterruptedError
+from entropic import AsyncStore, RunInterruptedError, StoreClosedError
 from entropic.executors import available_cpus
+from entropic.executors.threads import ElasticThreads
 from tests import databases, scripts
 from tests.conftest import SyncFace
 from tests.simulations import Point, calls, mark_call, simulate
@@ -79,6 +80,48 @@ def test_the_calling_thread_runs_one_at_a_time_in_order(make_store: Callable[...
 
     make_store(runner=runner).sweep([{"n": n} for n in range(20)])
     assert order == list(range(20))
+
+
+def test_there_are_no_more_threads_than_runners_at_once() -> None:
+    """However many runs there are: threads of one of Python's pools are late to come back to it."""
+    used: set[str] = set()
+
+    def note() -> None:
+        used.add(threading.current_thread().name)
+
+    async def one_after_another(threads: ElasticThreads) -> None:
+        for _ in range(2000):
+            await threads.run(note)
+
+    async def main() -> None:
+        threads = ElasticThreads("two")
+        await asyncio.gather(one_after_another(threads), one_after_another(threads))
+        threads.close()
+        with pytest.raises(StoreClosedError):
+            await threads.run(note)
+
+    asyncio.run(main())
+    assert len(used) <= 2
+
+
+def test_a_cancelled_call_keeps_its_thread_until_it_has_ended() -> None:
+    """The next one does not wait behind it."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        has_begun.set()
+        assert may_end.wait(DEADLINE)
+
+    async def main() -> None:
+        threads = ElasticThreads("held")
+        holding = threads.submit(hold)
+        await asyncio.to_thread(has_begun.wait, DEADLINE)
+        holding.cancel()
+        assert await asyncio.wait_for(threads.run(lambda: 5), DEADLINE) == 5
+        may_end.set()
+        threads.close()
+
+    asyncio.run(main())
 
 
 def test_the_runner_shares_the_callers_context(make_store: Callable[..., Any]) -> None:

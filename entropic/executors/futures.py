@@ -13,13 +13,11 @@ from entropic._shield import uncancel, undisturbed
 from entropic._slots import Slots
 from entropic.errors import RunError, SettingsError, WorkerDiedError
 from entropic.executors.parcels import Parcel, check_travels, failed, opened
-from entropic.executors.threads import Threads
+from entropic.executors.threads import ElasticThreads
 from entropic.worker import Job, Outcome, Runner
 
 # How often a run that waits in the pool's queue is asked whether it has begun.
 _GLANCE_SECONDS: Final = 0.05
-
-_MOST_THREADS: Final = 1000
 
 
 class FuturesExecutor:
@@ -42,7 +40,7 @@ class FuturesExecutor:
         # where the pool has more workers than are to be used.
         self._slots = Slots(2 * size if self.workers == size else self.workers)
         self._is_threads = isinstance(pool, concurrent.futures.ThreadPoolExecutor)
-        self._threads = Threads(_MOST_THREADS, "entropic-nested")
+        self._threads = ElasticThreads("entropic-nested")
 
     def check(self, runner: Runner) -> None:
         """Raise ``SettingsError`` where the pool takes no more, or the runner cannot get there."""

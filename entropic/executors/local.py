@@ -11,7 +11,7 @@ from entropic._portal import callers_turn, run_in_caller
 from entropic._shield import undisturbed
 from entropic._slots import Slots
 from entropic.executors.protocol import Began
-from entropic.executors.threads import Threads
+from entropic.executors.threads import ElasticThreads, Threads
 from entropic.worker import Job, Outcome, Runner
 
 # Far more than are ever needed: ThreadPoolExecutor makes threads only when all are busy.
@@ -58,7 +58,7 @@ class ThreadExecutor:
         self.workers = workers
         self._slots = Slots(workers)
         # More than there are slots: a runner that has lent its slot still has its thread.
-        self._threads = Threads(_MOST_THREADS, "entropic-worker")
+        self._threads = ElasticThreads("entropic-worker")
 
     def check(self, runner: Runner) -> None:
         """Every runner can."""

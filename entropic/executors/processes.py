@@ -30,7 +30,7 @@ from entropic._slots import Slots
 from entropic.errors import RunError, RunInterruptedError, WorkerDiedError
 from entropic.executors import worker_process
 from entropic.executors.parcels import check_travels, dumps, failed, opened
-from entropic.executors.threads import Threads
+from entropic.executors.threads import ElasticThreads
 from entropic.worker import Job, Outcome, Runner
 
 _START_SECONDS: Final = 60.0
@@ -56,7 +56,7 @@ class ProcessExecutor:
         self._workers = workers
         self._slots = Slots(workers)
         # More than there are slots: a runner that has lent its slot still has its worker.
-        self._threads = Threads(workers + 1000, "entropic-process")
+        self._threads = ElasticThreads("entropic-process")
         self._idle: list[WorkerProcess] = []
         self._is_closed = False
 

@@ -1,6 +1,9 @@
 """Threads of the library's own: for runners, and for whatever else would block the loop."""
 
 import asyncio
+import contextvars
+import functools
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -43,9 +46,55 @@ class Threads:
         try:
             return in_pool(self._pool, function, *args, **kwargs)
         except RuntimeError as error:  # the main thread has ended, and with it all pools
-            raise StoreClosedError(f"Python is ending: {error}") from error
+            raise _ending(error) from error
 
     def close(self) -> None:
         """Let the threads end, each with what it is at."""
         self._is_closed = True
         self._pool.shutdown(wait=False)
+
+
+class ElasticThreads(Threads):
+    """As many threads as have ever been busy at once.
+
+    For runners, of which others say how many may be at work: one that waits for another run keeps
+    its thread. Each is a pool of one. A pool of many starts threads beyond those that are busy, as
+    one that has just ended its work is not yet back when the next comes in; since Python 3.12 it
+    loses count of those that are idle, and goes on to start more for as long as it is used.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._pools: list[ThreadPoolExecutor] = []
+        self._idle: deque[ThreadPoolExecutor] = deque()
+        self._is_closed = False
+
+    def submit(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """As of ``Threads``; it never waits for a thread."""
+        if self._is_closed:
+            raise StoreClosedError
+        pool = self._idle.pop() if self._idle else self._one_more()
+        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        try:
+            future = pool.submit(call)
+        except RuntimeError as error:
+            raise _ending(error) from error
+        # By the thread itself, and not by the loop: a cancelled call goes on there.
+        future.add_done_callback(lambda _: self._idle.append(pool))
+        return asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Let the threads end, each with what it is at."""
+        self._is_closed = True
+        for pool in self._pools:
+            pool.shutdown(wait=False)
+
+    def _one_more(self) -> ThreadPoolExecutor:
+        self._pools.append(ThreadPoolExecutor(1, f"{self._name}-{len(self._pools)}"))
+        return self._pools[-1]
+
+
+def _ending(error: RuntimeError) -> StoreClosedError:
+    return StoreClosedError(f"Python is ending: {error}")
