@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from entropic.errors import Failure
 from entropic.models import Base
-from entropic.models.records import cut, printable, shown
+from entropic.models.showing import cut, printable, shown
 
 R = TypeVar("R", bound=Base)
 

@@ -217,6 +217,29 @@ def test_a_line_is_a_row_whatever_is_in_it(database: databases.Place) -> None:
     assert told("find", "-c", "label") == [{"label": "a\tb\nc\x1b[31m"}]
 
 
+HOSTILE = "a\u2028b\u202ec\x9b31m"
+
+
+@databases.only_sqlite
+def test_what_a_terminal_would_obey_is_never_printed(database: databases.Place) -> None:
+    """Line ends of Unicode, turned directions: neither as text, nor in JSON or a message."""
+    with store_of() as store:
+        record = store.run_or_retrieve({"n": 1, "label": HOSTILE}, note=HOSTILE)
+    assert lines("find", "-c", "label,n") == [["label", "n"], [r"a\u2028b\u202ec\x9b31m", "1"]]
+    assert told("find", "-c", "label") == [{"label": HOSTILE}]
+    for arguments in (
+        ["find", "-c", "label,custom.note"],
+        ["find", "--json", "-c", "label"],
+        ["show", record.id],
+        ["show", record.id, "--json"],
+        ["find", "-w", f"label={HOSTILE}", "-m", HOSTILE],
+        ["find", "-c", HOSTILE],
+    ):
+        result = entropic(*arguments)
+        printed = result.stdout + result.stderr
+        assert all(c.isprintable() or c in "\t\n" for c in printed), (arguments, printed)
+
+
 def test_show_tells_all_of_one_run(runs: list[Any]) -> None:
     """By its id, or by how that begins."""
     shown = told("show", runs[2].id[:6])

@@ -10,6 +10,7 @@ from typing import Any, Final, ParamSpec
 import typer
 
 from entropic.errors import EntropicError, ParamsError, SettingsError
+from entropic.models.showing import printable
 
 P = ParamSpec("P")
 
@@ -115,7 +116,8 @@ def _code_of(error: Exception) -> int:
 def tell(message: str) -> None:
     """Say something to whoever watches, beside the output."""
     if message:
-        typer.echo(f"entropic: {message}", err=True)
+        lines = "\n".join(map(printable, message.splitlines()))
+        typer.echo(f"entropic: {lines}", err=True)
 
 
 def _leave_the_pipe() -> None:
