@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 from entropic import Store, mapped_column
 from entropic.cli.app import app
 from entropic.cli.ending import UsageError
-from entropic.cli.output import size_text, widths
+from entropic.cli.output import widths
 from entropic.cli.where import Condition, parsed
 from tests import databases
 from tests.columns import Degrees
@@ -788,8 +788,3 @@ def test_a_table_is_as_wide_as_it_may_be(needed: list[int], most: int) -> None:
         assert given_widths == needed
     elif needed[0] + len(needed) - 1 <= most:
         assert sum(given_widths) == most
-
-
-def test_sizes_are_told_for_people() -> None:
-    """In powers of ten."""
-    assert [size_text(n) for n in (0, 999, 1500, 2e9)] == ["0 B", "999 B", "1.5 kB", "2.0 GB"]

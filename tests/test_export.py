@@ -569,7 +569,7 @@ def test_a_sparse_grid_is_refused_before_anything_is_loaded() -> None:
     sim, rows = sims(n=list(range(count)), k=list(range(count)), seed=list(range(count)))
     with pytest.raises(ExportError, match=r"8,000,000,000 points \(n: 2000 x k: 2000") as caught:
         grid_layout(sim, rows)
-    for advice in ("2,000 records", "59.6 GiB", "dims='id'", "dims=", "max_missing_bytes="):
+    for advice in ("2,000 records", "64.0 GB", "dims='id'", "dims=", "max_missing_bytes="):
         assert advice in str(caught.value)
     assert xarray_grid(sim, rows, lambda row: row.n, dims="id").sizes == {"id": count}
 

@@ -20,8 +20,6 @@ from entropic.models.showing import printable
 ROWS_ON_A_TERMINAL: Final = 100
 """How many rows a terminal gets, unless it asks for more."""
 
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
-
 
 def is_terminal() -> bool:
     """Whether somebody watches."""
@@ -176,27 +174,6 @@ def _moment_text(moment: datetime) -> str:
 def _short(value: Any) -> str:
     """The same, in a table for people: a float by the 15 digits that its run id is made of."""
     return f"{value:.15g}" if isinstance(value, float) else cell(value)
-
-
-def size_text(size: float) -> str:
-    """Bytes, for people: ``1.5 GB``."""
-    for unit in _UNITS:
-        if abs(size) < 1000 or unit == _UNITS[-1]:
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def seconds_text(seconds: float) -> str:
-    """A time, for people: ``3 h 20 min``."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days:,} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def note(text: str) -> None:

@@ -12,6 +12,7 @@ from entropic.cli.session import Session, Subject, session
 from entropic.errors import Failure
 from entropic.ledger import Entry, State, of_record
 from entropic.ledger.survey import Totals
+from entropic.models.showing import spell_bytes, spell_seconds
 from entropic.pipeline.lookup import found_at
 
 
@@ -173,8 +174,8 @@ def _told_stats(name: str, totals: Totals) -> dict[str, Any]:
         "running": totals.running,
         "failed": totals.failed,
         "attempts": totals.attempts,
-        "time saved": f"{output.seconds_text(totals.elapsed_seconds)} for each sweep of all",
-        "disk used": output.size_text(totals.size) + beside,
+        "time saved": f"{spell_seconds(totals.elapsed_seconds)} for each sweep of all",
+        "disk used": spell_bytes(totals.size) + beside,
         "first": totals.first,
         "last": totals.last,
     }

@@ -25,6 +25,7 @@ from entropic.maintenance.policy import Chosen, Policy
 from entropic.maintenance.recovering import is_known_by
 from entropic.maintenance.stores import keeper
 from entropic.models import Base
+from entropic.models.showing import spell_bytes
 from entropic.recovery import Recovered
 
 
@@ -319,7 +320,7 @@ def _write_plan(
         return
     output.write_rows(names, rows)
     if cleared is None:
-        told = f"{len(listed):,} to remove, {output.size_text(size)}; --yes removes them"
+        told = f"{len(listed):,} to remove, {spell_bytes(size)}; --yes removes them"
     else:
         told = f"{len(removed):,} removed, {forgotten:,} failures forgotten"
     tell(told)
