@@ -17,8 +17,8 @@ from entropic.database import Database
 from entropic.database.urls import async_url, reading_url
 from entropic.ledger import Ledger, Result
 from entropic.ledger.survey import Sample
-from entropic.maintenance.checking import Finding, Seen, judged, wrong_files, wrong_rows
-from entropic.maintenance.clearing import Cleared, carry_out, plan
+from entropic.maintenance.checking import Fault, Seen, judged, wrong_files, wrong_rows
+from entropic.maintenance.clearing import Cleared, carry_out, choose
 from entropic.maintenance.folders import located, suffix_of
 from entropic.maintenance.policy import Chosen, Kept, Policy, failures_to_go, runs_to_go
 from entropic.maintenance.stores import keeper
@@ -69,7 +69,7 @@ def on_what_is_there(work: Work) -> Any:
 def planned(policy: Policy, now: float | None = None) -> list[Chosen]:
     """What is to go."""
     chosen: list[Chosen] = on_what_is_there(
-        lambda ledger, folder, _: plan(ledger, folder, policy, now)
+        lambda ledger, folder, _: choose(ledger, folder, policy, now)
     )
     return chosen
 
@@ -86,14 +86,14 @@ def removed(chosen: list[Chosen]) -> Cleared:
     return cleared
 
 
-def wrong(*, digests: bool = True) -> list[Finding]:
+def wrong(*, digests: bool = True) -> list[Fault]:
     """What is wrong."""
 
-    async def work(ledger: Ledger[Any], folder: ResultsFolder, _: Any) -> list[Finding]:
+    async def work(ledger: Ledger[Any], folder: ResultsFolder, _: Any) -> list[Fault]:
         rows = [f async for part in wrong_rows(ledger, folder, digests=digests) for f in part]
         return rows + await wrong_files([(ledger, folder)])
 
-    found: list[Finding] = on_what_is_there(work)
+    found: list[Fault] = on_what_is_there(work)
     return found
 
 

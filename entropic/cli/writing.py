@@ -20,7 +20,7 @@ from entropic.cli.columns import conditions
 from entropic.cli.ending import AnswerError, Command, UsageError, command, tell
 from entropic.cli.session import Session, Subject, session
 from entropic.identity import checked_id
-from entropic.maintenance.clearing import Cleared, carry_out, delete_runs, plan
+from entropic.maintenance.clearing import Cleared, carry_out, choose, delete_runs
 from entropic.maintenance.policy import Chosen, Policy
 from entropic.maintenance.recovering import is_known_by
 from entropic.maintenance.stores import keeper
@@ -118,12 +118,12 @@ async def gc(
             if await _is_empty(subject):
                 continue
             folder = await opened.results(subject, results_dir)
-            chosen = await plan(subject.ledger, folder, policy)
+            chosen = await choose(subject.ledger, folder, policy)
             listed += [(subject.reflected.name, one) for one in chosen]
             if yes and chosen:
                 async with _store(opened, subject, folder, lock_timeout) as store:
                     cleared.append(await carry_out(store, chosen))
-    _write_plan(listed, cleared if yes else None, as_json)
+    _write_chosen(listed, cleared if yes else None, as_json)
 
 
 @command
@@ -299,7 +299,7 @@ def _recovered(name: str, found: Recovered) -> dict[str, Any]:
     }
 
 
-def _write_plan(
+def _write_chosen(
     listed: Sequence[tuple[str, Chosen]], cleared: list[Cleared] | None, as_json: bool
 ) -> None:
     size = sum(one.run.size for _, one in listed)

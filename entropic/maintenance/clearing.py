@@ -35,7 +35,7 @@ class Cleared:
     failures: int = 0
 
 
-async def plan(
+async def choose(
     ledger: Ledger[Any], folder: ResultsFolder, policy: Policy, now: float | None = None
 ) -> list[Chosen]:
     """What is to go, by a policy; nothing is changed.
