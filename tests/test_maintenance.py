@@ -19,7 +19,7 @@ from entropic.ledger import Ledger, Result
 from entropic.ledger.survey import Sample
 from entropic.maintenance.checking import Fault, Seen, judged, wrong_files, wrong_rows
 from entropic.maintenance.clearing import Cleared, carry_out, choose
-from entropic.maintenance.folders import located, suffix_of
+from entropic.maintenance.folders import located, results_of, suffix_of
 from entropic.maintenance.policy import Chosen, Kept, Policy, failures_to_go, runs_to_go
 from entropic.maintenance.stores import keeper
 from entropic.reflection import Reflected, reflect
@@ -193,6 +193,26 @@ def test_the_folder_is_the_one_that_the_rows_mean(folder: Path) -> None:
     old = Sample("a", None, None, "results/nothing.txt")
     assert located([old], str(folder)) is None
     assert located([], None) == "./results"
+
+
+@pytest.mark.usefixtures("database")
+def test_results_are_where_the_rows_or_somebody_says() -> None:
+    """Nowhere, if there is no folder. Of deleted rows, too, it is known what names end with."""
+
+    async def work(ledger: Ledger[Any], _: ResultsFolder, found: Reflected) -> list[Any]:
+        places = (None, "results", "nowhere", "file")
+        each = [await results_of(ledger, found.nonce, None, one) for one in places]
+        return [one and (one.spelled, one.suffix, bool(one.id)) for one in each]
+
+    expected = [("./results", ".txt", True), ("results", ".txt", True), None, None]
+    Path("file").write_text("no folder")
+    with store() as made:
+        made.run_or_retrieve({"n": 1})
+        assert on_what_is_there(work) == expected
+        made.delete({"n": 1})
+    assert on_what_is_there(work) == expected
+    shutil.rmtree("results")
+    assert on_what_is_there(work) == [None] * 4
 
 
 def test_the_suffix_is_what_most_names_end_with() -> None:
