@@ -1,6 +1,6 @@
 """The commands that change something: ``recover``, ``gc``, ``delete``.
 
-Each reads first, through a connection that cannot write. What it then does, a store does.
+Each reads first, through a connection that cannot write. What it then does, it does as a store.
 """
 
 import logging
@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final
 import typer
 
 from entropic.artifacts import ResultsFolder
-from entropic.async_store import AsyncStore
 from entropic.cli import amounts, options, output
 from entropic.cli.columns import conditions
 from entropic.cli.ending import AnswerError, Command, UsageError, command, tell
@@ -26,6 +25,7 @@ from entropic.maintenance.recovering import is_known_by
 from entropic.maintenance.stores import keeper
 from entropic.models import Base
 from entropic.models.showing import spell_bytes
+from entropic.pipeline import Pipeline
 from entropic.recovery import Recovered
 
 
@@ -52,8 +52,8 @@ async def recover(
         for path in dict.fromkeys(folder.spelled for _, folder in folders):
             _confirm(yes, f"recover what was left in {path!r}?")
         for subject, folder in folders:
-            async with _store(opened, subject, folder, lock_timeout) as store:
-                found = await store.recover()
+            async with _keeper(opened, subject, folder, lock_timeout) as pipeline:
+                found = await pipeline.recover()
             told.append((subject.reflected.name, found))
     if as_json:
         output.write_json([_recovered(name, found) for name, found in told])
@@ -121,8 +121,8 @@ async def gc(
             chosen = await choose(subject.ledger, folder, policy)
             listed += [(subject.reflected.name, one) for one in chosen]
             if yes and chosen:
-                async with _store(opened, subject, folder, lock_timeout) as store:
-                    cleared.append(await carry_out(store, chosen))
+                async with _keeper(opened, subject, folder, lock_timeout) as pipeline:
+                    cleared.append(await carry_out(pipeline, chosen))
     _write_chosen(listed, cleared if yes else None, as_json)
 
 
@@ -159,9 +159,9 @@ async def delete(
         _confirm(yes, f"delete {count} of {subject.reflected.name}{results}?")
         async with (
             _results(opened, subject, results_dir, needed=remove_file) as folder,
-            _store(opened, subject, folder, lock_timeout) as store,
+            _keeper(opened, subject, folder, lock_timeout) as pipeline,
         ):
-            gone = await delete_runs(store, there, remove_file=remove_file)
+            gone = await delete_runs(pipeline, there, remove_file=remove_file)
     if as_json:
         output.write_json({"model": subject.reflected.name, "deleted": gone})
     else:
@@ -206,17 +206,17 @@ def _confirm(yes: bool, question: str) -> None:
 
 
 @asynccontextmanager
-async def _store(
+async def _keeper(
     opened: Session, subject: Subject, folder: ResultsFolder, lock_timeout: float
-) -> AsyncIterator[AsyncStore[Base]]:
-    """A store over a model that was made of a table; it runs nothing."""
+) -> AsyncIterator[Pipeline[Base]]:
+    """What changes a model's runs; whatever it warns of is told."""
     model = subject.reflected.model
     warnings = _Warnings(logging.WARNING)
     logger = logging.getLogger("entropic")
     logger.addHandler(warnings)
     try:
-        async with keeper(model, folder, opened.url, lock_timeout=lock_timeout) as store:
-            yield store
+        async with keeper(model, folder, opened.url, lock_timeout=lock_timeout) as pipeline:
+            yield pipeline
     finally:
         logger.removeHandler(warnings)
 

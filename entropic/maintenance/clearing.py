@@ -10,10 +10,10 @@ from typing import Any, Final
 from entropic._shield import in_own_thread
 from entropic.artifacts import ResultsFolder
 from entropic.artifacts.finding import size_of
-from entropic.async_store import AsyncStore
 from entropic.ledger import Entry, Ledger, of_record
 from entropic.maintenance.policy import Chosen, Kept, Policy, Reason, failures_to_go, runs_to_go
 from entropic.models import as_utc
+from entropic.pipeline import Pipeline
 from entropic.pipeline.lookup import found_at
 
 # In one transaction, while nobody else can write.
@@ -63,11 +63,11 @@ async def choose(
     return chosen
 
 
-async def carry_out(store: AsyncStore[Any], chosen: Sequence[Chosen]) -> Cleared:
+async def carry_out(pipeline: Pipeline[Any], chosen: Sequence[Chosen]) -> Cleared:
     """Remove what was chosen, a hundred at a time; what was run again since stays.
 
     Args:
-        store: A store of the same model, over the same folder.
+        pipeline: Of the same model, over the same folder.
         chosen: What is to go.
 
     Returns:
@@ -80,24 +80,23 @@ async def carry_out(store: AsyncStore[Any], chosen: Sequence[Chosen]) -> Cleared
     runs: list[str] = []
     orphans: list[str] = []
     failures = 0
-    async with store._opening.using() as opened:
-        deleter = opened.pipeline.deleter
-        for tokens in _parts(chosen, "age", "size"):
-            runs += await deleter.delete_some(tokens, remove_file=True, spares_claimed=True)
-        for tokens in _parts(chosen, "orphan"):
-            orphans += await deleter.disown(tokens)
-        for tokens in _parts(chosen, "failure"):
-            failures += await opened.pipeline.forget_failures(tokens)
+    deleter = pipeline.deleter
+    for tokens in _parts(chosen, "age", "size"):
+        runs += await deleter.delete_some(tokens, remove_file=True, spares_claimed=True)
+    for tokens in _parts(chosen, "orphan"):
+        orphans += await deleter.disown(tokens)
+    for tokens in _parts(chosen, "failure"):
+        failures += await pipeline.forget_failures(tokens)
     return Cleared(tuple(runs), tuple(orphans), failures)
 
 
 async def delete_runs(
-    store: AsyncStore[Any], runs: Sequence[tuple[str, int]], *, remove_file: bool
+    pipeline: Pipeline[Any], runs: Sequence[tuple[str, int]], *, remove_file: bool
 ) -> list[str]:
     """Delete runs, a hundred at a time; the ids of those that have gone.
 
     Args:
-        store: Where.
+        pipeline: Where.
         runs: The run ids, each with the token of the result that is to go: what was run again
             since stays.
         remove_file: Whether to remove their results, too.
@@ -107,10 +106,9 @@ async def delete_runs(
         DatabaseError: The database failed; what was removed before stays so.
     """
     gone: list[str] = []
-    async with store._opening.using() as opened:
-        for start in range(0, len(runs), _AT_ONCE):
-            some = dict(runs[start : start + _AT_ONCE])
-            gone += await opened.pipeline.deleter.delete_some(some, remove_file=remove_file)
+    for start in range(0, len(runs), _AT_ONCE):
+        some = dict(runs[start : start + _AT_ONCE])
+        gone += await pipeline.deleter.delete_some(some, remove_file=remove_file)
     return gone
 
 
