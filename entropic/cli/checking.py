@@ -7,7 +7,8 @@ import typer
 
 from entropic.artifacts import ResultsFolder
 from entropic.cli import options, output
-from entropic.cli.ending import AnswerError, Command, UsageError, command
+from entropic.cli.commands import Command, command
+from entropic.cli.ending import AnswerError, UsageError
 from entropic.cli.session import Session, Subject, session
 from entropic.maintenance.checking import Fault, wrong_files, wrong_rows
 

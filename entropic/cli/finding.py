@@ -9,7 +9,7 @@ import typer
 
 from entropic.cli import exporting, options, output
 from entropic.cli.columns import Column, columns, conditions, order
-from entropic.cli.ending import Command, command
+from entropic.cli.commands import Command, command
 from entropic.cli.session import Subject, session
 from entropic.ledger import of_record
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from entropic.cli import options, output
-from entropic.cli.ending import AnswerError, Command, UsageError, command, tell
+from entropic.cli.commands import Command, command
+from entropic.cli.ending import AnswerError, UsageError, tell
 from entropic.cli.session import Session, Subject, session
 from entropic.errors import Failure
 from entropic.ledger import Entry, State, of_record
@@ -147,7 +148,7 @@ def _line(subject: Subject, totals: Totals) -> dict[str, Any]:
 
 
 def _stats(name: str, totals: Totals) -> dict[str, Any]:
-    """As JSON has it; what nobody records is ``null``."""
+    """As JSON has it."""
     return {
         "model": name,
         "runs": totals.runs,
@@ -155,7 +156,6 @@ def _stats(name: str, totals: Totals) -> dict[str, Any]:
         "running": totals.running,
         "failed": totals.failed,
         "attempts": totals.attempts,
-        "hits": None,
         "seconds_saved": totals.elapsed_seconds,
         "bytes": totals.size,
         "runs_without_size": totals.runs - totals.sized,

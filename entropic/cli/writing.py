@@ -16,7 +16,8 @@ import typer
 from entropic.artifacts import ResultsFolder
 from entropic.cli import amounts, options, output
 from entropic.cli.columns import conditions
-from entropic.cli.ending import AnswerError, Command, UsageError, command, tell
+from entropic.cli.commands import Command, command
+from entropic.cli.ending import AnswerError, UsageError, tell
 from entropic.cli.session import Session, Subject, session
 from entropic.identity import checked_id
 from entropic.maintenance.clearing import Cleared, carry_out, choose, delete_runs
