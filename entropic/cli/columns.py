@@ -3,7 +3,7 @@
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -32,6 +32,11 @@ class Column:
 
     name: str
     of: Callable[[Base], Any]
+
+
+def rows_of(columns: Sequence[Column], records: Iterable[Base]) -> list[list[Any]]:
+    """What is shown of some records."""
+    return [[column.of(record) for column in columns] for record in records]
 
 
 def columns(reflected: Reflected, names: str | None) -> list[Column]:

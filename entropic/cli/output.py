@@ -29,7 +29,7 @@ def is_terminal() -> bool:
 def write_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Some rows of values, with a line of names above them; a terminal gets none of no rows."""
     if not is_terminal():
-        _write_lines(names, rows)
+        write_lines([names, *rows])
         return
     listed = [list(row) for row in rows]
     if not listed:
@@ -94,11 +94,11 @@ class JsonList:
     """A JSON list that is written as its items come: there may be many.
 
     Args:
-        file: Where to; by default to the output.
+        file: Where to.
     """
 
-    def __init__(self, file: TextIO | None = None) -> None:
-        self._file = sys.stdout if file is None else file
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
         self._count = 0
 
     def add(self, item: Any) -> None:
@@ -120,9 +120,10 @@ def _json_text(value: Any, indent: int | None = None) -> str:
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
-def write_line(names_or_values: Iterable[Any]) -> None:
-    """One line of what is piped."""
-    sys.stdout.write("\t".join(printable(cell(value)) for value in names_or_values) + "\n")
+def write_lines(rows: Iterable[Sequence[Any]]) -> None:
+    """Some lines of what is piped."""
+    for row in rows:
+        sys.stdout.write("\t".join(printable(cell(value)) for value in row) + "\n")
 
 
 def write_text(text: str) -> None:
@@ -184,12 +185,6 @@ def note(text: str) -> None:
 
 def _console() -> Console:
     return Console(highlight=False, soft_wrap=False)
-
-
-def _write_lines(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    write_line(names)
-    for row in rows:
-        write_line(row)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The formats of ``export``, and who writes them."""
+"""The formats that runs are written in, and who writes them: takes records, gives columns."""
 
 import csv
 import enum
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from entropic.cli import output
+from entropic.cli.columns import Column, rows_of
 from entropic.cli.ending import UsageError
-
-Row = Sequence[Any]
+from entropic.models import Base
 
 
 class Format(enum.StrEnum):
-    """What can be written."""
+    """What ``export`` can write."""
 
     CSV = "csv"
     JSON = "json"
@@ -27,9 +27,9 @@ class Format(enum.StrEnum):
 
 
 class Writer(Protocol):
-    """Takes rows, some at a time."""
+    """Takes records, some at a time."""
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, records: Sequence[Base]) -> None:
         """Some more."""
         ...
 
@@ -38,9 +38,50 @@ class Writer(Protocol):
         ...
 
 
+class Lines:
+    """A line of names, and one for each record, with tabs.
+
+    Args:
+        columns: What of each.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = columns
+        output.write_lines([[column.name for column in columns]])
+
+    def write(self, records: Sequence[Base]) -> None:
+        """Some more."""
+        output.write_lines(rows_of(self._columns, records))
+
+    def end(self) -> None:
+        """Lines have no end."""
+
+
+class Json:
+    """A list of objects.
+
+    Args:
+        file: Where to.
+        columns: What of each record.
+    """
+
+    def __init__(self, file: TextIO, columns: Sequence[Column]) -> None:
+        self._list = output.JsonList(file)
+        self._columns = columns
+
+    def write(self, records: Sequence[Base]) -> None:
+        """Some more."""
+        for record in records:
+            self._list.add({column.name: column.of(record) for column in self._columns})
+
+    def end(self) -> None:
+        """Close the list."""
+        self._list.end()
+
+
 @contextmanager
 def opened(
-    kind: Format, out: Path | None, names: Sequence[str], *, force: bool
+    kind: Format, out: Path | None, columns: Sequence[Column], *, force: bool
 ) -> Iterator[Writer]:
     """What writes a format, to a file or to the output; the file is there when it is whole.
 
@@ -52,18 +93,18 @@ def opened(
     if kind is Format.PARQUET:
         _check_parquet(out)
     if out is None:
-        writer = _of_text(kind, sys.stdout, names)
+        writer = _of_text(kind, sys.stdout, columns)
         yield writer
         writer.end()
         return
     with _whole(out) as draft:
         if kind is Format.PARQUET:
-            writer = _Parquet(draft, names)
+            writer = _Parquet(draft, columns)
             yield writer
             writer.end()
             return
         with draft.open("w", encoding="utf-8", newline="") as file:
-            writer = _of_text(kind, file, names)
+            writer = _of_text(kind, file, columns)
             yield writer
             writer.end()
 
@@ -85,45 +126,35 @@ def _whole(out: Path) -> Iterator[Path]:
             draft.unlink()
 
 
-def _of_text(kind: Format, file: TextIO, names: Sequence[str]) -> Writer:
-    return _Csv(file, names) if kind is Format.CSV else _Json(file, names)
+def _of_text(kind: Format, file: TextIO, columns: Sequence[Column]) -> Writer:
+    return _Csv(file, columns) if kind is Format.CSV else Json(file, columns)
 
 
 class _Csv:
-    def __init__(self, file: TextIO, names: Sequence[str]) -> None:
+    def __init__(self, file: TextIO, columns: Sequence[Column]) -> None:
         self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow(names)
+        self._columns = columns
+        self._writer.writerow([column.name for column in columns])
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, records: Sequence[Base]) -> None:
+        rows = rows_of(self._columns, records)
         self._writer.writerows([[_plain(value) for value in row] for row in rows])
 
     def end(self) -> None:
         """A CSV has no end."""
 
 
-class _Json:
-    def __init__(self, file: TextIO, names: Sequence[str]) -> None:
-        self._list = output.JsonList(file)
-        self._names = names
-
-    def write(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            self._list.add(dict(zip(self._names, row, strict=True)))
-
-    def end(self) -> None:
-        self._list.end()
-
-
 class _Parquet:
     """Columns of one type each, so that all rows are kept until the end."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._path = path
-        self._names = names
+        self._names = [column.name for column in columns]
+        self._columns = columns
         self._rows: list[list[Any]] = []
 
-    def write(self, rows: Sequence[Row]) -> None:
-        self._rows += [[_typed(value) for value in row] for row in rows]
+    def write(self, records: Sequence[Base]) -> None:
+        self._rows += [[_typed(value) for value in row] for row in rows_of(self._columns, records)]
 
     def end(self) -> None:
         columns = {name: [row[at] for row in self._rows] for at, name in enumerate(self._names)}
