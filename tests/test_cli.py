@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -563,6 +564,60 @@ def test_export_writes_whole_rows(runs: list[Any]) -> None:
     assert "is there already" in refused("export", "-f", "parquet", "-o", "runs.parquet")
     assert entropic("export", "-o", "runs.parquet", "--force").exit_code == 0
     assert not [path for path in Path().iterdir() if path.name.startswith(".runs")]
+
+
+TYPED_PARAMETERS = {
+    "n": int,
+    "x": float | None,
+    "flag": bool | None,
+    "label": str | None,
+    "moment": datetime | None,
+    "day": date | None,
+    "options": dict[str, Any],
+}
+
+
+@pytest.mark.usefixtures("database")
+def test_a_parquet_file_has_the_columns_of_the_model() -> None:
+    """Whichever runs there are, or none: those of to_polars."""
+    nothing = {"x": None, "flag": None, "label": None, "moment": None, "day": None}
+    one: dict[str, Any] = {"n": 1, **nothing, "options": {}}
+    full: dict[str, Any] = {
+        "n": 2,
+        "x": 0.5,
+        "flag": True,
+        "label": "a",
+        "moment": datetime(2026, 1, 31, tzinfo=UTC),
+        "day": date(2026, 1, 31),
+        "options": {"a": [1]},
+    }
+    with store_of(model(**TYPED_PARAMETERS)) as store:
+        store.sweep([one, full])
+        expected = store.to_polars()
+    wheres = {"n>5": 0, "n=1": 1, "n=2": 1, "n>0": 2}
+    for number, (where, count) in enumerate(wheres.items()):
+        assert entropic("export", "-f", "parquet", "-o", f"{number}", "-w", where).exit_code == 0
+        frame = pl.read_parquet(f"{number}")
+        assert (frame.height, dict(frame.schema)) == (count, dict(expected.schema)), where
+        assert count < 2 or frame.equals(expected)
+
+
+@databases.only_sqlite
+def test_a_parquet_file_has_a_column_for_each_key_of_custom_data(runs: list[Any]) -> None:
+    """All of them, or those that are named; no two columns of one name."""
+    assert entropic("export", "-f", "parquet", "-o", "all").exit_code == 0
+    frame = pl.read_parquet("all")
+    assert frame.columns[-3:] == ["elapsed_seconds", "git_sha", "step"]
+    assert frame["step"].to_list() == [0, 1, 2, 3]
+    some = ["-c", "n,custom.step,custom.none,created_at"]
+    assert entropic("export", "-f", "parquet", "-o", "some", *some).exit_code == 0
+    frame = pl.read_parquet("some")
+    assert frame.columns == ["n", "custom.step", "custom.none", "created_at"]
+    assert frame.dtypes[:2] == [pl.Int64(), pl.Int64()]
+    assert frame["custom.none"].to_list() == [None] * 4
+    twice = refused("export", "-f", "parquet", "-o", "twice", "-c", "n,n")
+    assert "two columns are called 'n'" in twice
+    assert not Path("twice").exists()
 
 
 def test_a_database_of_entropic_2_is_read_as_it_is(folder: Path) -> None:

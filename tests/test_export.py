@@ -43,8 +43,10 @@ from entropic.export import (
     needed,
     pandas_frame,
     polars_frame,
+    write_parquet,
     xarray_grid,
 )
+from entropic.export.columns import columns
 from entropic.models import detached
 from tests import databases
 from tests.columns import KEY, NOON, Color, Degrees, Level, Mixed, Span
@@ -221,6 +223,20 @@ def test_a_polars_frame_has_the_dtypes_of_the_model(sets: list[dict[str, Any]]) 
     frame = polars_frame(Everything, records(Everything, *sets))
     assert dict(frame.schema) == POLARS_DTYPES
     assert frame.height == len(sets)
+
+
+@pytest.mark.parametrize("package", ["polars", "pyarrow"])
+@pytest.mark.parametrize("sets", [[], [FULL], [EMPTY], [FULL, EMPTY]], ids=len)
+def test_a_parquet_file_is_the_polars_frame(
+    sets: list[dict[str, Any]], package: Any, tmp_path: Path
+) -> None:
+    """Whichever package writes it, whether there are records or none."""
+    pytest.importorskip(package)
+    rows = records(Everything, *sets)
+    write_parquet(list(columns(Everything, rows)), tmp_path / "file", package)
+    frame = pl.read_parquet(tmp_path / "file")
+    assert dict(frame.schema) == POLARS_DTYPES
+    assert frame.equals(polars_frame(Everything, rows))
 
 
 def test_a_pandas_frame_holds_what_the_records_hold() -> None:

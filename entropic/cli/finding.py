@@ -95,7 +95,8 @@ async def export(
 ) -> None:
     """Write stored runs, whole, for another program: as CSV, JSON or Parquet.
 
-    Of CSV and Parquet, JSON columns are texts. Parquet needs pyarrow or polars, and a file.
+    In CSV and Parquet, what is JSON is text; a Parquet file has the columns of to_polars, so one
+    for each key of custom_data. It needs pyarrow or polars, and --output.
     """
     async with session(db, lock_timeout) as opened:
         subject = opened.subject(model)

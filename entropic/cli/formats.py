@@ -2,10 +2,10 @@
 
 import csv
 import enum
-import importlib.util
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime
@@ -15,6 +15,7 @@ from typing import Any, Protocol, TextIO
 from entropic.cli import output
 from entropic.cli.columns import Column, rows_of
 from entropic.cli.ending import UsageError
+from entropic.export import check_parquet, write_parquet
 from entropic.models import Base
 
 
@@ -91,7 +92,9 @@ def opened(
     if out is not None and out.exists() and not force:
         raise UsageError(f"{out} is there already: --force overwrites it")
     if kind is Format.PARQUET:
-        _check_parquet(out)
+        check_parquet()
+        if out is None:
+            raise UsageError("Parquet is no text: say where to with --output FILE")
     if out is None:
         writer = _of_text(kind, sys.stdout, columns)
         yield writer
@@ -145,39 +148,22 @@ class _Csv:
 
 
 class _Parquet:
-    """Columns of one type each, so that all rows are kept until the end."""
+    """Whole columns, so that all records are kept until the end."""
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._path = path
-        self._names = [column.name for column in columns]
         self._columns = columns
-        self._rows: list[list[Any]] = []
+        self._records: list[Base] = []
 
     def write(self, records: Sequence[Base]) -> None:
-        self._rows += [[_typed(value) for value in row] for row in rows_of(self._columns, records)]
+        self._records += records
 
     def end(self) -> None:
-        columns = {name: [row[at] for row in self._rows] for at, name in enumerate(self._names)}
-        if _is_installed("pyarrow"):
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            pq.write_table(pa.table(columns), self._path)
-            return
-        import polars as pl
-
-        pl.DataFrame(columns, strict=False).write_parquet(self._path)
-
-
-def _check_parquet(out: Path | None) -> None:
-    if out is None:
-        raise UsageError("Parquet is no text: say where to with --output FILE")
-    if not (_is_installed("pyarrow") or _is_installed("polars")):
-        raise UsageError("Parquet needs pip install pyarrow (or polars)")
-
-
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+        found = [one for column in self._columns for one in column.typed(self._records)]
+        for name, times in Counter(one.name for one in found).items():
+            if times > 1:
+                raise UsageError(f"--columns: two columns are called {name!r}")
+        write_parquet(found, self._path)
 
 
 def _plain(value: Any) -> Any:
@@ -187,9 +173,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime | date):
         return value.isoformat()
     return output.cell(value)
-
-
-def _typed(value: Any) -> Any:
-    """A value in a Parquet file."""
-    is_plain = value is None or isinstance(value, str | int | float | bool | datetime | date)
-    return value if is_plain else output.cell(value)
