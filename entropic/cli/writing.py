@@ -20,7 +20,7 @@ from entropic.cli.commands import Command, command
 from entropic.cli.ending import AnswerError, UsageError, tell
 from entropic.cli.session import Session, Subject, session
 from entropic.identity import checked_id
-from entropic.maintenance.clearing import Cleared, carry_out, choose, delete_runs
+from entropic.maintenance.clearing import Cleared, carry_out, choose
 from entropic.maintenance.policy import Chosen, Policy
 from entropic.maintenance.recovering import is_known_by
 from entropic.maintenance.stores import keeper
@@ -162,7 +162,7 @@ async def delete(
             _results(opened, subject, results_dir, needed=remove_file) as folder,
             _keeper(opened, subject, folder, lock_timeout) as pipeline,
         ):
-            gone = await delete_runs(pipeline, there, remove_file=remove_file)
+            gone = await pipeline.deleter.delete_all(there, remove_file=remove_file)
     if as_json:
         output.write_json({"model": subject.reflected.name, "deleted": gone})
     else:
