@@ -620,6 +620,20 @@ def test_a_parquet_file_has_a_column_for_each_key_of_custom_data(runs: list[Any]
     assert not Path("twice").exists()
 
 
+@databases.only_sqlite
+def test_custom_data_that_others_wrote_stop_no_command(runs: list[Any]) -> None:
+    """They need be no dict: there is no key then, and JSON and CSV have them whole."""
+    databases.change("UPDATE points SET custom_data = '[1]' WHERE n = 1")
+    databases.change("UPDATE points SET custom_data = 'null' WHERE n = 2")
+    first, second, *_ = json.loads(entropic("export", "-f", "json").stdout)
+    assert (first["custom_data"], second["custom_data"]) == ([1], None)
+    assert entropic("export", "-f", "parquet", "-o", "all").exit_code == 0
+    assert pl.read_parquet("all")["step"].to_list() == [None, None, 2, 3]
+    some = ["-c", "custom.step"]
+    assert entropic("export", "-f", "parquet", "-o", "some", *some).exit_code == 0
+    assert pl.read_parquet("some")["custom.step"].to_list() == [None, None, 2, 3]
+
+
 def test_a_database_of_entropic_2_is_read_as_it_is(folder: Path) -> None:
     """Nothing is changed; a deletion makes what it needs."""
     shutil.copytree(OLD, folder, dirs_exist_ok=True)

@@ -6,7 +6,7 @@ type of the user's makes anything), they are kept as objects: nothing is cast, a
 """
 
 import enum
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from types import NoneType
@@ -100,7 +100,7 @@ def parameter_column(parameter: Parameter, records: Sequence[Base]) -> Column:
 
 def custom_columns(model: type[Base], records: Sequence[Base]) -> Iterator[Column]:
     """A column for each key of the custom data."""
-    kept = [record.custom_data or {} for record in records]
+    kept = [_kept(record) for record in records]
     taken = {"id", "result_file", "created_at", "custom_data"}
     taken.update(parameter.name for parameter in parameters(model))
     for key in dict.fromkeys([ELAPSED, *(key for one in kept for key in one)]):
@@ -113,7 +113,7 @@ def custom_columns(model: type[Base], records: Sequence[Base]) -> Iterator[Colum
 
 def custom_column(key: str, name: str, records: Sequence[Base]) -> Column:
     """The column of one key, under a name of the caller's."""
-    return _custom_column(key, name, [(record.custom_data or {}).get(key) for record in records])
+    return _custom_column(key, name, [_kept(record).get(key) for record in records])
 
 
 def kind_of(parameter: Parameter) -> Kind:
@@ -193,6 +193,12 @@ def _moment(kind: Kind, value: datetime) -> datetime:
 
 
 ELAPSED: Final = "elapsed_seconds"
+
+
+def _kept(record: Base) -> Mapping[str, Any]:
+    """The custom data; others may have written what is no dict."""
+    found: Any = record.custom_data
+    return found if isinstance(found, dict) else {}
 
 
 def _custom_column(key: str, name: str, values: list[Any]) -> Column:
