@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from entropic.errors import Failure
 from entropic.models import Base
-from entropic.models.records import cut, printable, shown
+from entropic.models.showing import cut, printable, shown, spell_seconds
 
 R = TypeVar("R", bound=Base)
 
@@ -162,11 +162,3 @@ def eta_seconds(to_run: int, in_flight: int, workers: int, mean: float | None) -
     if not rounds:
         return 0.0
     return None if mean is None else rounds * mean
-
-
-def spell_seconds(seconds: float) -> str:
-    """A duration for people."""
-    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.2g} seconds"

@@ -11,20 +11,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import sqlalchemy as sa
+import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from entropic import Store, mapped_column
+from entropic import Store, __version__, mapped_column
 from entropic.cli.app import app
 from entropic.cli.ending import UsageError
-from entropic.cli.output import size_text, widths
+from entropic.cli.output import widths
 from entropic.cli.where import Condition, parsed
 from tests import databases
 from tests.columns import Degrees
@@ -128,19 +130,22 @@ def test_ls_names_a_table_that_is_gone(runs: list[Any]) -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    """And help shows examples."""
+    """And help shows examples, of each command."""
     runner = CliRunner()
-    assert runner.invoke(app, ["--version"]).stdout.startswith("entropic 3.")
-    for command in ("ls", "show", "find", "failures", "stats", "verify", "gc", "recover"):
+    assert runner.invoke(app, ["--version"]).stdout == f"entropic {__version__}\n"
+    commands = typer.main.get_group(app).commands
+    assert {"ls", "export", "delete"} < set(commands)
+    for command in commands:
         shown = runner.invoke(app, [command, "--help"])
         assert shown.exit_code == 0
         assert f"Examples:\n    entropic {command}" in shown.stdout
 
 
 def test_stats_counts_runs_bytes_and_seconds(runs: list[Any]) -> None:
-    """What nobody records is null."""
+    """Failed runs and all attempts, too; it tells of nothing that is not recorded."""
     (stats,) = told("stats")
-    assert (stats["runs"], stats["failed"], stats["attempts"], stats["hits"]) == (4, 1, 5, None)
+    assert (stats["runs"], stats["failed"], stats["attempts"]) == (4, 1, 5)
+    assert None not in stats.values()
     assert stats["bytes"] == sum(Path(r.result_file).stat().st_size for r in runs)
     assert stats["seconds_saved"] == pytest.approx(
         sum(r.custom_data["elapsed_seconds"] for r in runs), abs=0.001
@@ -215,6 +220,29 @@ def test_a_line_is_a_row_whatever_is_in_it(database: databases.Place) -> None:
         store.run_or_retrieve({"n": 1, "label": "a\tb\nc\x1b[31m"})
     assert lines("find", "-c", "label,n") == [["label", "n"], [r"a\tb\nc\x1b[31m", "1"]]
     assert told("find", "-c", "label") == [{"label": "a\tb\nc\x1b[31m"}]
+
+
+HOSTILE = "a\u2028b\u202ec\x9b31m"
+
+
+@databases.only_sqlite
+def test_what_a_terminal_would_obey_is_never_printed(database: databases.Place) -> None:
+    """Line ends of Unicode, turned directions: neither as text, nor in JSON or a message."""
+    with store_of() as store:
+        record = store.run_or_retrieve({"n": 1, "label": HOSTILE}, note=HOSTILE)
+    assert lines("find", "-c", "label,n") == [["label", "n"], [r"a\u2028b\u202ec\x9b31m", "1"]]
+    assert told("find", "-c", "label") == [{"label": HOSTILE}]
+    for arguments in (
+        ["find", "-c", "label,custom.note"],
+        ["find", "--json", "-c", "label"],
+        ["show", record.id],
+        ["show", record.id, "--json"],
+        ["find", "-w", f"label={HOSTILE}", "-m", HOSTILE],
+        ["find", "-c", HOSTILE],
+    ):
+        result = entropic(*arguments)
+        printed = result.stdout + result.stderr
+        assert all(c.isprintable() or c in "\t\n" for c in printed), (arguments, printed)
 
 
 def test_show_tells_all_of_one_run(runs: list[Any]) -> None:
@@ -538,6 +566,74 @@ def test_export_writes_whole_rows(runs: list[Any]) -> None:
     assert not [path for path in Path().iterdir() if path.name.startswith(".runs")]
 
 
+TYPED_PARAMETERS = {
+    "n": int,
+    "x": float | None,
+    "flag": bool | None,
+    "label": str | None,
+    "moment": datetime | None,
+    "day": date | None,
+    "options": dict[str, Any],
+}
+
+
+@pytest.mark.usefixtures("database")
+def test_a_parquet_file_has_the_columns_of_the_model() -> None:
+    """Whichever runs there are, or none: those of to_polars."""
+    nothing = {"x": None, "flag": None, "label": None, "moment": None, "day": None}
+    one: dict[str, Any] = {"n": 1, **nothing, "options": {}}
+    full: dict[str, Any] = {
+        "n": 2,
+        "x": 0.5,
+        "flag": True,
+        "label": "a",
+        "moment": datetime(2026, 1, 31, tzinfo=UTC),
+        "day": date(2026, 1, 31),
+        "options": {"a": [1]},
+    }
+    with store_of(model(**TYPED_PARAMETERS)) as store:
+        store.sweep([one, full])
+        expected = store.to_polars()
+    wheres = {"n>5": 0, "n=1": 1, "n=2": 1, "n>0": 2}
+    for number, (where, count) in enumerate(wheres.items()):
+        assert entropic("export", "-f", "parquet", "-o", f"{number}", "-w", where).exit_code == 0
+        frame = pl.read_parquet(f"{number}")
+        assert (frame.height, dict(frame.schema)) == (count, dict(expected.schema)), where
+        assert count < 2 or frame.equals(expected)
+
+
+@databases.only_sqlite
+def test_a_parquet_file_has_a_column_for_each_key_of_custom_data(runs: list[Any]) -> None:
+    """All of them, or those that are named; no two columns of one name."""
+    assert entropic("export", "-f", "parquet", "-o", "all").exit_code == 0
+    frame = pl.read_parquet("all")
+    assert frame.columns[-3:] == ["elapsed_seconds", "git_sha", "step"]
+    assert frame["step"].to_list() == [0, 1, 2, 3]
+    some = ["-c", "n,custom.step,custom.none,created_at"]
+    assert entropic("export", "-f", "parquet", "-o", "some", *some).exit_code == 0
+    frame = pl.read_parquet("some")
+    assert frame.columns == ["n", "custom.step", "custom.none", "created_at"]
+    assert frame.dtypes[:2] == [pl.Int64(), pl.Int64()]
+    assert frame["custom.none"].to_list() == [None] * 4
+    twice = refused("export", "-f", "parquet", "-o", "twice", "-c", "n,n")
+    assert "two columns are called 'n'" in twice
+    assert not Path("twice").exists()
+
+
+@databases.only_sqlite
+def test_custom_data_that_others_wrote_stop_no_command(runs: list[Any]) -> None:
+    """They need be no dict: there is no key then, and JSON and CSV have them whole."""
+    databases.change("UPDATE points SET custom_data = '[1]' WHERE n = 1")
+    databases.change("UPDATE points SET custom_data = 'null' WHERE n = 2")
+    first, second, *_ = json.loads(entropic("export", "-f", "json").stdout)
+    assert (first["custom_data"], second["custom_data"]) == ([1], None)
+    assert entropic("export", "-f", "parquet", "-o", "all").exit_code == 0
+    assert pl.read_parquet("all")["step"].to_list() == [None, None, 2, 3]
+    some = ["-c", "custom.step"]
+    assert entropic("export", "-f", "parquet", "-o", "some", *some).exit_code == 0
+    assert pl.read_parquet("some")["custom.step"].to_list() == [None, None, 2, 3]
+
+
 def test_a_database_of_entropic_2_is_read_as_it_is(folder: Path) -> None:
     """Nothing is changed; a deletion makes what it needs."""
     shutil.copytree(OLD, folder, dirs_exist_ok=True)
@@ -765,8 +861,3 @@ def test_a_table_is_as_wide_as_it_may_be(needed: list[int], most: int) -> None:
         assert given_widths == needed
     elif needed[0] + len(needed) - 1 <= most:
         assert sum(given_widths) == most
-
-
-def test_sizes_are_told_for_people() -> None:
-    """In powers of ten."""
-    assert [size_text(n) for n in (0, 999, 1500, 2e9)] == ["0 B", "999 B", "1.5 kB", "2.0 GB"]

@@ -43,8 +43,10 @@ from entropic.export import (
     needed,
     pandas_frame,
     polars_frame,
+    write_parquet,
     xarray_grid,
 )
+from entropic.export.columns import columns
 from entropic.models import detached
 from tests import databases
 from tests.columns import KEY, NOON, Color, Degrees, Level, Mixed, Span
@@ -221,6 +223,20 @@ def test_a_polars_frame_has_the_dtypes_of_the_model(sets: list[dict[str, Any]]) 
     frame = polars_frame(Everything, records(Everything, *sets))
     assert dict(frame.schema) == POLARS_DTYPES
     assert frame.height == len(sets)
+
+
+@pytest.mark.parametrize("package", ["polars", "pyarrow"])
+@pytest.mark.parametrize("sets", [[], [FULL], [EMPTY], [FULL, EMPTY]], ids=len)
+def test_a_parquet_file_is_the_polars_frame(
+    sets: list[dict[str, Any]], package: Any, tmp_path: Path
+) -> None:
+    """Whichever package writes it, whether there are records or none."""
+    pytest.importorskip(package)
+    rows = records(Everything, *sets)
+    write_parquet(list(columns(Everything, rows)), tmp_path / "file", package)
+    frame = pl.read_parquet(tmp_path / "file")
+    assert dict(frame.schema) == POLARS_DTYPES
+    assert frame.equals(polars_frame(Everything, rows))
 
 
 def test_a_pandas_frame_holds_what_the_records_hold() -> None:
@@ -569,7 +585,7 @@ def test_a_sparse_grid_is_refused_before_anything_is_loaded() -> None:
     sim, rows = sims(n=list(range(count)), k=list(range(count)), seed=list(range(count)))
     with pytest.raises(ExportError, match=r"8,000,000,000 points \(n: 2000 x k: 2000") as caught:
         grid_layout(sim, rows)
-    for advice in ("2,000 records", "59.6 GiB", "dims='id'", "dims=", "max_missing_bytes="):
+    for advice in ("2,000 records", "64.0 GB", "dims='id'", "dims=", "max_missing_bytes="):
         assert advice in str(caught.value)
     assert xarray_grid(sim, rows, lambda row: row.n, dims="id").sizes == {"id": count}
 

@@ -2,24 +2,14 @@
 
 import os
 import threading
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from entropic.artifacts.life import signs_of_life
+from tests.scripts import wait_for
 
-DEADLINE = 20.0
 SOON = 0.01
 LATE = 1000.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Look until something is so."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def stage(folder: Path, name: str) -> Path:
@@ -47,12 +37,12 @@ def test_runs_side_by_side_share_a_thread_that_ends_after_them(tmp_path: Path) -
     with ExitStack() as runs:
         for each in stages:
             runs.enter_context(signs_of_life(str(each), SOON))
-        until(lambda: all(map(is_touched, stages)))
+        wait_for(lambda: all(map(is_touched, stages)))
         for each in stages:
             os.utime(each, (0, 0))
-        until(lambda: all(map(is_touched, stages)))
+        wait_for(lambda: all(map(is_touched, stages)))
         assert len(ours() - before) == 1
-    until(lambda: not ours() - before)
+    wait_for(lambda: not ours() - before)
 
 
 def test_a_run_with_less_patience_is_touched_in_time(tmp_path: Path) -> None:
@@ -60,7 +50,7 @@ def test_a_run_with_less_patience_is_touched_in_time(tmp_path: Path) -> None:
     patient, other = stage(tmp_path, "patient"), stage(tmp_path, "other")
     with signs_of_life(str(patient), LATE):
         with signs_of_life(str(other), SOON):
-            until(lambda: is_touched(other))
+            wait_for(lambda: is_touched(other))
         assert not is_touched(patient)
 
 
@@ -79,9 +69,9 @@ def test_a_stage_that_is_made_later_is_touched_then(tmp_path: Path) -> None:
     late = tmp_path / "late"
     seen = stage(tmp_path, "seen")
     with signs_of_life(str(late), SOON), signs_of_life(str(seen), SOON):
-        until(lambda: is_touched(seen))
+        wait_for(lambda: is_touched(seen))
         stage(tmp_path, "late")
-        until(lambda: is_touched(late))
+        wait_for(lambda: is_touched(late))
 
 
 def test_a_forked_child_has_a_thread_of_its_own(tmp_path: Path) -> None:
@@ -91,6 +81,6 @@ def test_a_forked_child_has_a_thread_of_its_own(tmp_path: Path) -> None:
         child = os.fork()
         if not child:
             with signs_of_life(str(childs), SOON):
-                until(lambda: is_touched(childs))
+                wait_for(lambda: is_touched(childs))
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0

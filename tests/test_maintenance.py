@@ -17,9 +17,9 @@ from entropic.database import Database
 from entropic.database.urls import async_url, reading_url
 from entropic.ledger import Ledger, Result
 from entropic.ledger.survey import Sample
-from entropic.maintenance.checking import Finding, Seen, judged, wrong_files, wrong_rows
-from entropic.maintenance.clearing import Cleared, carry_out, plan
-from entropic.maintenance.folders import located, suffix_of
+from entropic.maintenance.checking import Fault, Seen, judged, wrong_files, wrong_rows
+from entropic.maintenance.clearing import Cleared, carry_out, choose
+from entropic.maintenance.folders import located, results_of, suffix_of
 from entropic.maintenance.policy import Chosen, Kept, Policy, failures_to_go, runs_to_go
 from entropic.maintenance.stores import keeper
 from entropic.reflection import Reflected, reflect
@@ -69,7 +69,7 @@ def on_what_is_there(work: Work) -> Any:
 def planned(policy: Policy, now: float | None = None) -> list[Chosen]:
     """What is to go."""
     chosen: list[Chosen] = on_what_is_there(
-        lambda ledger, folder, _: plan(ledger, folder, policy, now)
+        lambda ledger, folder, _: choose(ledger, folder, policy, now)
     )
     return chosen
 
@@ -86,14 +86,14 @@ def removed(chosen: list[Chosen]) -> Cleared:
     return cleared
 
 
-def wrong(*, digests: bool = True) -> list[Finding]:
+def wrong(*, digests: bool = True) -> list[Fault]:
     """What is wrong."""
 
-    async def work(ledger: Ledger[Any], folder: ResultsFolder, _: Any) -> list[Finding]:
+    async def work(ledger: Ledger[Any], folder: ResultsFolder, _: Any) -> list[Fault]:
         rows = [f async for part in wrong_rows(ledger, folder, digests=digests) for f in part]
         return rows + await wrong_files([(ledger, folder)])
 
-    found: list[Finding] = on_what_is_there(work)
+    found: list[Fault] = on_what_is_there(work)
     return found
 
 
@@ -193,6 +193,26 @@ def test_the_folder_is_the_one_that_the_rows_mean(folder: Path) -> None:
     old = Sample("a", None, None, "results/nothing.txt")
     assert located([old], str(folder)) is None
     assert located([], None) == "./results"
+
+
+@pytest.mark.usefixtures("database")
+def test_results_are_where_the_rows_or_somebody_says() -> None:
+    """Nowhere, if there is no folder. Of deleted rows, too, it is known what names end with."""
+
+    async def work(ledger: Ledger[Any], _: ResultsFolder, found: Reflected) -> list[Any]:
+        places = (None, "results", "nowhere", "file")
+        each = [await results_of(ledger, found.nonce, None, one) for one in places]
+        return [one and (one.spelled, one.suffix, bool(one.id)) for one in each]
+
+    expected = [("./results", ".txt", True), ("results", ".txt", True), None, None]
+    Path("file").write_text("no folder")
+    with store() as made:
+        made.run_or_retrieve({"n": 1})
+        assert on_what_is_there(work) == expected
+        made.delete({"n": 1})
+    assert on_what_is_there(work) == expected
+    shutil.rmtree("results")
+    assert on_what_is_there(work) == [None] * 4
 
 
 def test_the_suffix_is_what_most_names_end_with() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from entropic import AsyncStore, Base, IdConflictError, Mapped, ParamsError, Plan, SettingsError
-from entropic.outlook import eta_seconds, spell_seconds
+from entropic.models.showing import spell_bytes, spell_seconds
+from entropic.outlook import eta_seconds
 from tests import databases
 from tests.simulations import Point, calls, simulate
 
@@ -98,6 +99,23 @@ def test_time_left_is_shared_out_among_the_workers(
 def test_durations_are_for_people(seconds: float, spelled: str) -> None:
     """With a unit that fits."""
     assert spell_seconds(seconds) == spelled
+
+
+@pytest.mark.parametrize(
+    ("count", "spelled"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (2 * 10**9, "2.0 GB"),
+        (10**15, "1.0 PB"),
+        (10**18 - 1, "1000.0 PB"),
+        (10**400, "about 10^400 B"),
+    ],
+)
+def test_sizes_are_for_people(count: int, spelled: str) -> None:
+    """In powers of 1000, be they beyond all floats."""
+    assert spell_bytes(count) == spelled
 
 
 def test_runs_of_others_are_in_flight(database: databases.Place) -> None:

@@ -7,9 +7,10 @@ import typer
 
 from entropic.artifacts import ResultsFolder
 from entropic.cli import options, output
-from entropic.cli.ending import AnswerError, Command, UsageError, command
+from entropic.cli.commands import Command, command
+from entropic.cli.ending import AnswerError, UsageError
 from entropic.cli.session import Session, Subject, session
-from entropic.maintenance.checking import Finding, wrong_files, wrong_rows
+from entropic.maintenance.checking import Fault, wrong_files, wrong_rows
 
 
 @command
@@ -33,7 +34,7 @@ async def verify(
     deleted rows (orphan) and files that no row knows (stray). The exit code is 1 where it has
     found something, and 0 where all is well.
     """
-    found: list[tuple[str | None, Finding]] = []
+    found: list[tuple[str | None, Fault]] = []
     async with session(db, lock_timeout) as opened:
         caches = await _caches(opened, model, results_dir)
         for subject, folder in caches:
@@ -76,7 +77,7 @@ async def _caches(
     return found
 
 
-def _write(found: list[tuple[str | None, Finding]], as_json: bool) -> None:
+def _write(found: list[tuple[str | None, Fault]], as_json: bool) -> None:
     names = ("problem", "id", "model", "path", "told")
     rows = [(one.kind, one.id, model, one.path, one.told) for model, one in found]
     if as_json:

@@ -3,8 +3,8 @@
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from entropic.cli.ending import UsageError
 from entropic.cli.where import Condition, Plain, parsed
 from entropic.errors import ParamsError
+from entropic.export import columns as exported
 from entropic.identity import nearest
 from entropic.models import RESERVED, Base, as_utc
 from entropic.reflection import AsStored, Reflected
@@ -28,10 +29,18 @@ class Column:
     Attributes:
         name: As the user wrote it.
         of: The value, of a record.
+        typed: The same of all records, with the types of the model; custom data are a column for
+            each key.
     """
 
     name: str
     of: Callable[[Base], Any]
+    typed: Callable[[Sequence[Base]], list[exported.Column]]
+
+
+def rows_of(columns: Sequence[Column], records: Iterable[Base]) -> list[list[Any]]:
+    """What is shown of some records."""
+    return [[column.of(record) for column in columns] for record in records]
 
 
 def columns(reflected: Reflected, names: str | None) -> list[Column]:
@@ -105,8 +114,29 @@ def _split(names: str) -> list[str]:
 def _column(reflected: Reflected, name: str) -> Column:
     if name.startswith(CUSTOM):
         key = name.removeprefix(CUSTOM)
-        return Column(name, lambda record: _member(record.custom_data, key))
-    return Column(name, operator.attrgetter(attribute(reflected, name)))
+        return Column(
+            name,
+            lambda record: _member(record.custom_data, key),
+            lambda records: [exported.custom_column(key, name, records)],
+        )
+    key = attribute(reflected, name)
+    return Column(
+        name,
+        operator.attrgetter(key),
+        lambda records: _typed_columns(reflected, name, key, records),
+    )
+
+
+def _typed_columns(
+    reflected: Reflected, name: str, key: str, records: Sequence[Base]
+) -> list[exported.Column]:
+    match key:
+        case "custom_data":
+            return list(exported.custom_columns(reflected.model, records))
+        case "id" | "result_file" | "created_at":
+            return [exported.reserved_column(key, records)]
+    column = exported.parameter_column(reflected.identity.parameters[key], records)
+    return [replace(column, name=name)]
 
 
 def _member(custom_data: Any, key: str) -> Any:

@@ -1,5 +1,6 @@
 """The commands that look for runs: ``find``, ``export``."""
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from entropic.cli import exporting, options, output
-from entropic.cli.columns import Column, columns, conditions, order
-from entropic.cli.ending import Command, command
+from entropic.cli import formats, options, output
+from entropic.cli.columns import Column, columns, conditions, order, rows_of
+from entropic.cli.commands import Command, command
 from entropic.cli.session import Subject, session
 from entropic.ledger import of_record
+from entropic.models import Base
 
 _MOST: Final = 2**62  # what any database can count
 
@@ -64,19 +66,13 @@ async def find(
             return
         chosen = columns(subject.reflected, shown)
         by = order(subject.reflected, sort)
-        pages = _pages(subject, chosen, wanted, by, limit)
-        if as_json:
-            await _write_json(chosen, pages)
-        elif output.is_terminal():
-            total = await subject.ledger.queries.count(wanted)
-            most = output.ROWS_ON_A_TERMINAL if limit is None else limit
-            await _write_table(chosen, _pages(subject, chosen, wanted, by, most))
-            if not total:
-                output.note("no runs")
-            if limit is None and total > most:
-                output.note(f"{most:,} of {total:,} runs; --limit {total} shows all")
-        else:
-            await _write_lines(chosen, pages)
+        if output.is_terminal() and not as_json:
+            await _write_table(subject, chosen, wanted, by, limit)
+            return
+        writer = formats.Json(sys.stdout, chosen) if as_json else formats.Lines(chosen)
+        async for records in _pages(subject, wanted, by, limit):
+            writer.write(records)
+        writer.end()
 
 
 @command
@@ -88,8 +84,8 @@ async def export(
     shown: Columns = None,
     limit: Limit = None,
     kind: Annotated[
-        exporting.Format, typer.Option("--format", "-f", help="What to write.")
-    ] = exporting.Format.CSV,
+        formats.Format, typer.Option("--format", "-f", help="What to write.")
+    ] = formats.Format.CSV,
     out: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Where to; else to the output."),
@@ -99,16 +95,17 @@ async def export(
 ) -> None:
     """Write stored runs, whole, for another program: as CSV, JSON or Parquet.
 
-    Of CSV and Parquet, JSON columns are texts. Parquet needs pyarrow or polars, and a file.
+    In CSV and Parquet, what is JSON is text; a Parquet file has the columns of to_polars, so one
+    for each key of custom_data. It needs pyarrow or polars, and --output.
     """
     async with session(db, lock_timeout) as opened:
         subject = opened.subject(model)
         wanted = conditions(subject.reflected, where or ())
         chosen = columns(subject.reflected, shown) if shown else _all_columns(subject)
         by = order(subject.reflected, sort)
-        with exporting.opened(kind, out, [c.name for c in chosen], force=force) as writer:
-            async for rows in _pages(subject, chosen, wanted, by, limit):
-                writer.write(rows)
+        with formats.opened(kind, out, chosen, force=force) as writer:
+            async for records in _pages(subject, wanted, by, limit):
+                writer.write(records)
 
 
 COMMANDS: Final = (
@@ -126,8 +123,6 @@ COMMANDS: Final = (
     ),
 )
 
-Row = Sequence[Any]
-
 
 def _all_columns(subject: Subject) -> list[Column]:
     every = ("id", *subject.reflected.identity.parameters, "result_file", "created_at")
@@ -135,35 +130,24 @@ def _all_columns(subject: Subject) -> list[Column]:
 
 
 async def _pages(
-    subject: Subject,
-    chosen: Sequence[Column],
-    wanted: Sequence[Any],
-    by: Any,
-    limit: int | None,
-) -> AsyncIterator[list[Row]]:
-    """What is shown of each run, some at a time."""
+    subject: Subject, wanted: Sequence[Any], by: Any, limit: int | None
+) -> AsyncIterator[list[Base]]:
+    """The records of some runs, some at a time."""
     async with aclosing(subject.ledger.queries.pages(wanted, by, limit)) as pages:
         async for entries in pages:
-            records = map(of_record, entries)
-            yield [[column.of(record) for column in chosen] for record in records]
+            yield [of_record(entry) for entry in entries]
 
 
-async def _write_json(chosen: Sequence[Column], pages: AsyncIterator[list[Row]]) -> None:
-    listed = output.JsonList()
-    names = [column.name for column in chosen]
-    async for rows in pages:
-        for row in rows:
-            listed.add(dict(zip(names, row, strict=True)))
-    listed.end()
-
-
-async def _write_table(chosen: Sequence[Column], pages: AsyncIterator[list[Row]]) -> None:
-    rows = [row async for page in pages for row in page]
-    output.write_rows([column.name for column in chosen], rows)
-
-
-async def _write_lines(chosen: Sequence[Column], pages: AsyncIterator[list[Row]]) -> None:
-    output.write_line(column.name for column in chosen)
-    async for rows in pages:
-        for row in rows:
-            output.write_line(row)
+async def _write_table(
+    subject: Subject, chosen: Sequence[Column], wanted: Sequence[Any], by: Any, limit: int | None
+) -> None:
+    """For a terminal: some, and a remark that there are more."""
+    total = await subject.ledger.queries.count(wanted)
+    most = output.ROWS_ON_A_TERMINAL if limit is None else limit
+    pages = _pages(subject, wanted, by, most)
+    records = [record async for page in pages for record in page]
+    output.write_rows([column.name for column in chosen], rows_of(chosen, records))
+    if not total:
+        output.note("no runs")
+    if limit is None and total > most:
+        output.note(f"{most:,} of {total:,} runs; --limit {total} shows all")

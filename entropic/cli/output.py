@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from entropic.models.showing import printable
+
 ROWS_ON_A_TERMINAL: Final = 100
 """How many rows a terminal gets, unless it asks for more."""
-
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def is_terminal() -> bool:
@@ -29,13 +29,13 @@ def is_terminal() -> bool:
 def write_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Some rows of values, with a line of names above them; a terminal gets none of no rows."""
     if not is_terminal():
-        _write_lines(names, rows)
+        write_lines([names, *rows])
         return
     listed = [list(row) for row in rows]
     if not listed:
         return
     columns = list(zip(*listed, strict=True))
-    shown = [[Text(_escaped(_short(value))) for value in row] for row in [list(names), *listed]]
+    shown = [[Text(printable(_short(value))) for value in row] for row in [list(names), *listed]]
     needed = [max(text.cell_len for text in column) for column in zip(*shown, strict=True)]
     console = _console()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -75,35 +75,35 @@ def write_fields(fields: Mapping[str, Any]) -> None:
     """One thing, a line for each of its fields."""
     if not is_terminal():
         for name, value in fields.items():
-            sys.stdout.write(f"{name}\t{_escaped(cell(value))}\n")
+            sys.stdout.write(f"{printable(name)}\t{printable(cell(value))}\n")
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(Text(name), Text(_escaped(cell(value))))
+        table.add_row(Text(printable(name)), Text(printable(cell(value))))
     _console().print(table)
 
 
 def write_json(value: Any) -> None:
     """One JSON document."""
-    sys.stdout.write(json.dumps(as_json(value), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json_text(value, indent=2) + "\n")
 
 
 class JsonList:
     """A JSON list that is written as its items come: there may be many.
 
     Args:
-        file: Where to; by default to the output.
+        file: Where to.
     """
 
-    def __init__(self, file: TextIO | None = None) -> None:
-        self._file = sys.stdout if file is None else file
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
         self._count = 0
 
     def add(self, item: Any) -> None:
         """One more."""
-        text = json.dumps(as_json(item), ensure_ascii=False)
+        text = _json_text(item)
         self._file.write(f"{',' if self._count else '['}\n  {text}")
         self._count += 1
 
@@ -112,14 +112,23 @@ class JsonList:
         self._file.write("\n]\n" if self._count else "[]\n")
 
 
-def write_line(names_or_values: Iterable[Any]) -> None:
-    """One line of what is piped."""
-    sys.stdout.write("\t".join(_escaped(cell(value)) for value in names_or_values) + "\n")
+def _json_text(value: Any, indent: int | None = None) -> str:
+    """Texts as they are, but for what does something to a terminal: that JSON can escape."""
+    text = json.dumps(as_json(value), indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def write_lines(rows: Iterable[Sequence[Any]]) -> None:
+    """Some lines of what is piped."""
+    for row in rows:
+        sys.stdout.write("\t".join(printable(cell(value)) for value in row) + "\n")
 
 
 def write_text(text: str) -> None:
     """Some lines of text, whatever is in them."""
-    sys.stdout.write("\n".join(map(_escaped, text.splitlines())) + "\n")
+    sys.stdout.write("\n".join(map(printable, text.splitlines())) + "\n")
 
 
 def as_json(value: Any) -> Any:  # noqa: PLR0911  a table of types
@@ -154,7 +163,7 @@ def cell(value: Any) -> str:  # noqa: PLR0911  a table of types
         case datetime():
             return _moment_text(value)
         case Mapping() | list() | tuple():
-            return json.dumps(as_json(value), ensure_ascii=False)
+            return _json_text(value)
     return str(as_json(value))
 
 
@@ -168,27 +177,6 @@ def _short(value: Any) -> str:
     return f"{value:.15g}" if isinstance(value, float) else cell(value)
 
 
-def size_text(size: float) -> str:
-    """Bytes, for people: ``1.5 GB``."""
-    for unit in _UNITS:
-        if abs(size) < 1000 or unit == _UNITS[-1]:
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def seconds_text(seconds: float) -> str:
-    """A time, for people: ``3 h 20 min``."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days:,} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def note(text: str) -> None:
     """A remark for whoever watches; not a part of the output."""
     if is_terminal():
@@ -199,20 +187,5 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=False)
 
 
-def _write_lines(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    write_line(names)
-    for row in rows:
-        write_line(row)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _escaped(text: str) -> str:
-    """In one line and one column, whatever is in it."""
-    return text.translate(_ESCAPES)
-
-
-# A terminal takes some of these for commands.
-_ESCAPES: Final = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Final
 import typer
 
 from entropic.cli import options, output
-from entropic.cli.ending import AnswerError, Command, UsageError, command, tell
+from entropic.cli.commands import Command, command
+from entropic.cli.ending import AnswerError, UsageError, tell
 from entropic.cli.session import Session, Subject, session
 from entropic.errors import Failure
 from entropic.ledger import Entry, State, of_record
 from entropic.ledger.survey import Totals
+from entropic.models.showing import spell_bytes, spell_seconds
 from entropic.pipeline.lookup import found_at
 
 
@@ -146,7 +148,7 @@ def _line(subject: Subject, totals: Totals) -> dict[str, Any]:
 
 
 def _stats(name: str, totals: Totals) -> dict[str, Any]:
-    """As JSON has it; what nobody records is ``null``."""
+    """As JSON has it."""
     return {
         "model": name,
         "runs": totals.runs,
@@ -154,7 +156,6 @@ def _stats(name: str, totals: Totals) -> dict[str, Any]:
         "running": totals.running,
         "failed": totals.failed,
         "attempts": totals.attempts,
-        "hits": None,
         "seconds_saved": totals.elapsed_seconds,
         "bytes": totals.size,
         "runs_without_size": totals.runs - totals.sized,
@@ -173,8 +174,8 @@ def _told_stats(name: str, totals: Totals) -> dict[str, Any]:
         "running": totals.running,
         "failed": totals.failed,
         "attempts": totals.attempts,
-        "time saved": f"{output.seconds_text(totals.elapsed_seconds)} for each sweep of all",
-        "disk used": output.size_text(totals.size) + beside,
+        "time saved": f"{spell_seconds(totals.elapsed_seconds)} for each sweep of all",
+        "disk used": spell_bytes(totals.size) + beside,
         "first": totals.first,
         "last": totals.last,
     }

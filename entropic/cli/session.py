@@ -14,8 +14,7 @@ from entropic.database import Database
 from entropic.database.urls import async_url, file_of, masked, reading_url
 from entropic.identity import nearest
 from entropic.ledger import Ledger
-from entropic.ledger.survey import Sample
-from entropic.maintenance.folders import located, staged_suffix, suffix_of
+from entropic.maintenance.folders import results_of
 from entropic.models import Base
 from entropic.reflection import Reflected, Reflection, reflect
 
@@ -90,19 +89,17 @@ class Session:
         Raises:
             UsageError: It is not where the rows say, and not at hand; or no folder.
         """
+        spelled = None if results_dir is None else str(results_dir)
+        nonce = subject.reflected.nonce
+        found = await results_of(subject.ledger, nonce, self.folder, spelled)
+        if found is not None:
+            return found
+        if spelled is not None:
+            raise UsageError(f"--results-dir {spelled!r} is no folder")
         samples = await subject.ledger.survey.samples()
-        suffix = suffix_of(samples)
-        spelled = str(results_dir) if results_dir is not None else located(samples, self.folder)
-        if spelled is None:
-            told = next((os.path.dirname(s.result_file) or "." for s in samples), None)
-            said = f"not in {told!r}, where its rows have it" if told else "in none of its rows"
-            raise UsageError(
-                f"the results of {subject.reflected.name} are {said}: say --results-dir"
-            )
-        folder = _opened(spelled, suffix)
-        if samples or not folder.id:
-            return folder
-        return _opened(spelled, await _suffix_without_rows(subject, folder))
+        told = next((os.path.dirname(s.result_file) or "." for s in samples), None)
+        said = f"not in {told!r}, where its rows have it" if told else "in none of its rows"
+        raise UsageError(f"the results of {subject.reflected.name} are {said}: say --results-dir")
 
     def _subject(self, reflected: Reflected) -> Subject:
         is_bare = not self.reflection.has_bookkeeping
@@ -130,22 +127,6 @@ async def session(db: str, lock_timeout: float) -> AsyncIterator[Session]:
         yield Session(database, await reflect(database), url, _named(url))
     finally:
         await database.aclose()
-
-
-async def _suffix_without_rows(subject: Subject, folder: ResultsFolder) -> str:
-    """What the results' names end with, by those of deleted runs, or by what is staged."""
-    traces = await subject.ledger.survey.traces(folder.id)
-    deleted = suffix_of(Sample(one.id, folder.id, one.name, one.name) for one in traces)
-    nonce = subject.reflected.nonce
-    return deleted or ("" if nonce is None else staged_suffix(folder.staged(nonce)))
-
-
-def _opened(spelled: str, suffix: str) -> ResultsFolder:
-    if not os.path.isdir(spelled):
-        raise UsageError(f"--results-dir {spelled!r} is no folder")
-    folder = ResultsFolder(spelled, suffix)
-    folder.open_for_reading()
-    return folder
 
 
 def _named(url: sa.URL) -> str:

@@ -1,6 +1,6 @@
 """The commands that change something: ``recover``, ``gc``, ``delete``.
 
-Each reads first, through a connection that cannot write. What it then does, a store does.
+Each reads first, through a connection that cannot write. What it then does, it does as a store.
 """
 
 import logging
@@ -14,17 +14,19 @@ from typing import Annotated, Any, Final
 import typer
 
 from entropic.artifacts import ResultsFolder
-from entropic.async_store import AsyncStore
 from entropic.cli import amounts, options, output
 from entropic.cli.columns import conditions
-from entropic.cli.ending import AnswerError, Command, UsageError, command, tell
+from entropic.cli.commands import Command, command
+from entropic.cli.ending import AnswerError, UsageError, tell
 from entropic.cli.session import Session, Subject, session
 from entropic.identity import checked_id
-from entropic.maintenance.clearing import Cleared, carry_out, delete_runs, plan
+from entropic.maintenance.clearing import Cleared, carry_out, choose
 from entropic.maintenance.policy import Chosen, Policy
 from entropic.maintenance.recovering import is_known_by
 from entropic.maintenance.stores import keeper
 from entropic.models import Base
+from entropic.models.showing import spell_bytes
+from entropic.pipeline import Pipeline
 from entropic.recovery import Recovered
 
 
@@ -51,8 +53,8 @@ async def recover(
         for path in dict.fromkeys(folder.spelled for _, folder in folders):
             _confirm(yes, f"recover what was left in {path!r}?")
         for subject, folder in folders:
-            async with _store(opened, subject, folder, lock_timeout) as store:
-                found = await store.recover()
+            async with _keeper(opened, subject, folder, lock_timeout) as pipeline:
+                found = await pipeline.recover()
             told.append((subject.reflected.name, found))
     if as_json:
         output.write_json([_recovered(name, found) for name, found in told])
@@ -117,12 +119,12 @@ async def gc(
             if await _is_empty(subject):
                 continue
             folder = await opened.results(subject, results_dir)
-            chosen = await plan(subject.ledger, folder, policy)
+            chosen = await choose(subject.ledger, folder, policy)
             listed += [(subject.reflected.name, one) for one in chosen]
             if yes and chosen:
-                async with _store(opened, subject, folder, lock_timeout) as store:
-                    cleared.append(await carry_out(store, chosen))
-    _write_plan(listed, cleared if yes else None, as_json)
+                async with _keeper(opened, subject, folder, lock_timeout) as pipeline:
+                    cleared.append(await carry_out(pipeline, chosen))
+    _write_chosen(listed, cleared if yes else None, as_json)
 
 
 @command
@@ -158,9 +160,9 @@ async def delete(
         _confirm(yes, f"delete {count} of {subject.reflected.name}{results}?")
         async with (
             _results(opened, subject, results_dir, needed=remove_file) as folder,
-            _store(opened, subject, folder, lock_timeout) as store,
+            _keeper(opened, subject, folder, lock_timeout) as pipeline,
         ):
-            gone = await delete_runs(store, there, remove_file=remove_file)
+            gone = await pipeline.deleter.delete_all(there, remove_file=remove_file)
     if as_json:
         output.write_json({"model": subject.reflected.name, "deleted": gone})
     else:
@@ -205,17 +207,17 @@ def _confirm(yes: bool, question: str) -> None:
 
 
 @asynccontextmanager
-async def _store(
+async def _keeper(
     opened: Session, subject: Subject, folder: ResultsFolder, lock_timeout: float
-) -> AsyncIterator[AsyncStore[Base]]:
-    """A store over a model that was made of a table; it runs nothing."""
+) -> AsyncIterator[Pipeline[Base]]:
+    """What changes a model's runs; whatever it warns of is told."""
     model = subject.reflected.model
     warnings = _Warnings(logging.WARNING)
     logger = logging.getLogger("entropic")
     logger.addHandler(warnings)
     try:
-        async with keeper(model, folder, opened.url, lock_timeout=lock_timeout) as store:
-            yield store
+        async with keeper(model, folder, opened.url, lock_timeout=lock_timeout) as pipeline:
+            yield pipeline
     finally:
         logger.removeHandler(warnings)
 
@@ -298,7 +300,7 @@ def _recovered(name: str, found: Recovered) -> dict[str, Any]:
     }
 
 
-def _write_plan(
+def _write_chosen(
     listed: Sequence[tuple[str, Chosen]], cleared: list[Cleared] | None, as_json: bool
 ) -> None:
     size = sum(one.run.size for _, one in listed)
@@ -319,7 +321,7 @@ def _write_plan(
         return
     output.write_rows(names, rows)
     if cleared is None:
-        told = f"{len(listed):,} to remove, {output.size_text(size)}; --yes removes them"
+        told = f"{len(listed):,} to remove, {spell_bytes(size)}; --yes removes them"
     else:
         told = f"{len(removed):,} removed, {forgotten:,} failures forgotten"
     tell(told)

@@ -6,11 +6,11 @@ type of the user's makes anything), they are kept as objects: nothing is cast, a
 """
 
 import enum
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from types import NoneType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
@@ -65,13 +65,22 @@ def columns(model: type[Base], records: Sequence[Base]) -> Iterator[Column]:
     there in any case, the rest as they are first seen. A key that is the name of a column of the
     model is ``custom_data.<key>``.
     """
-    yield Column("id", Kind.TEXT, [record.id for record in records], is_nullable=False)
+    yield reserved_column("id", records)
     for parameter in parameters(model):
         yield parameter_column(parameter, records)
-    yield Column("result_file", Kind.TEXT, [r.result_file for r in records], is_nullable=False)
-    created = [as_utc(record.created_at) for record in records]
-    yield Column("created_at", Kind.UTC, created, is_nullable=False)
-    yield from _custom_columns(model, records)
+    yield reserved_column("result_file", records)
+    yield reserved_column("created_at", records)
+    yield from custom_columns(model, records)
+
+
+def reserved_column(
+    name: Literal["id", "result_file", "created_at"], records: Sequence[Base]
+) -> Column:
+    """The column of what every model has."""
+    if name == "created_at":
+        created = [as_utc(record.created_at) for record in records]
+        return Column(name, Kind.UTC, created, is_nullable=False)
+    return Column(name, Kind.TEXT, [getattr(r, name) for r in records], is_nullable=False)
 
 
 def parameter_column(parameter: Parameter, records: Sequence[Base]) -> Column:
@@ -87,6 +96,24 @@ def parameter_column(parameter: Parameter, records: Sequence[Base]) -> Column:
     if kind in (Kind.UTC, Kind.NAIVE):
         values = [None if value is None else _moment(kind, value) for value in values]
     return Column(parameter.name, kind, values, is_nullable)
+
+
+def custom_columns(model: type[Base], records: Sequence[Base]) -> Iterator[Column]:
+    """A column for each key of the custom data."""
+    kept = [_kept(record) for record in records]
+    taken = {"id", "result_file", "created_at", "custom_data"}
+    taken.update(parameter.name for parameter in parameters(model))
+    for key in dict.fromkeys([ELAPSED, *(key for one in kept for key in one)]):
+        name = key
+        while name in taken:
+            name = f"custom_data.{name}"
+        taken.add(name)
+        yield _custom_column(key, name, [one.get(key) for one in kept])
+
+
+def custom_column(key: str, name: str, records: Sequence[Base]) -> Column:
+    """The column of one key, under a name of the caller's."""
+    return _custom_column(key, name, [_kept(record).get(key) for record in records])
 
 
 def kind_of(parameter: Parameter) -> Kind:
@@ -168,16 +195,10 @@ def _moment(kind: Kind, value: datetime) -> datetime:
 ELAPSED: Final = "elapsed_seconds"
 
 
-def _custom_columns(model: type[Base], records: Sequence[Base]) -> Iterator[Column]:
-    kept = [record.custom_data or {} for record in records]
-    taken = {"id", "result_file", "created_at", "custom_data"}
-    taken.update(parameter.name for parameter in parameters(model))
-    for key in dict.fromkeys([ELAPSED, *(key for one in kept for key in one)]):
-        name = key
-        while name in taken:
-            name = f"custom_data.{name}"
-        taken.add(name)
-        yield _custom_column(key, name, [one.get(key) for one in kept])
+def _kept(record: Base) -> Mapping[str, Any]:
+    """The custom data; others may have written what is no dict."""
+    found: Any = record.custom_data
+    return found if isinstance(found, dict) else {}
 
 
 def _custom_column(key: str, name: str, values: list[Any]) -> Column:

@@ -66,6 +66,15 @@ def polars_frame(model: type[R], records: Iterable[R]) -> "pl.DataFrame":
     Raises:
         SettingsError: polars is not installed.
     """
+    return polars_table(columns(model, list(records)))
+
+
+def polars_table(found: Iterable[Column]) -> "pl.DataFrame":
+    """Columns as a ``polars.DataFrame``.
+
+    Raises:
+        SettingsError: polars is not installed.
+    """
     polars = needed("polars")
     dtypes = {
         Kind.INT: polars.Int64(),
@@ -78,15 +87,13 @@ def polars_frame(model: type[R], records: Iterable[R]) -> "pl.DataFrame":
         Kind.OBJECT: polars.String(),
     }
     frame: pl.DataFrame = polars.DataFrame(
-        [
-            polars.Series(column.name, _polars_values(column), dtypes[column.kind])
-            for column in columns(model, list(records))
-        ]
+        [polars.Series(column.name, flat(column), dtypes[column.kind]) for column in found]
     )
     return frame
 
 
-def _polars_values(column: Column) -> list[Any]:
+def flat(column: Column) -> list[Any]:
+    """The values of a column, objects as texts: a dict, a list or an array as JSON."""
     if column.kind is not Kind.OBJECT:
         return column.values
     return [None if value is None else _text(value) for value in column.values]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from entropic.errors import ExportError
+from entropic.models.showing import spell_bytes, spell_count
 
 MAX_MISSING_BYTES: Final = 2**30
 """How many bytes points without a run may take, unless a caller says otherwise."""
@@ -29,14 +30,13 @@ def check_size(
     points = math.prod(sizes.values())
     total, missing = points * bytes_per_point, max(points - count, 0) * bytes_per_point
     told = (
-        f"the grid would have {_counted(points)} points ({_dims(sizes)}) for {count:,} records, and"
-        " take"
-        f" {_shown(total)}"
+        f"the grid would have {spell_count(points)} points ({_dims(sizes)}) for {count:,} records,"
+        f" and take {spell_bytes(total)}"
     )
     if missing > max_missing_bytes:
         raise ExportError(
-            f"{told}, of which {_shown(missing)} for points without a run: narrow it by a filter,"
-            " name the parameters that are its dimensions (dims=[...]; the others become"
+            f"{told}, of which {spell_bytes(missing)} for points without a run: narrow it by a"
+            " filter, name the parameters that are its dimensions (dims=[...]; the others become"
             " coordinates), lay it out by run (dims='id'), or allow it (max_missing_bytes=...)"
         )
     if total > _memory():
@@ -53,21 +53,6 @@ def _dims(sizes: Mapping[str, int]) -> str:
 
 
 _MOST_DIMS: Final = 10
-
-
-def _counted(count: int) -> str:
-    # Of as many samples as parameters there may be more points than a float can be large.
-    return f"{count:,}" if count < _LARGEST else f"about 10^{math.log10(count):.0f}"
-
-
-_LARGEST: Final = 10**18
-
-
-def _shown(count: int) -> str:
-    if count >= _LARGEST:
-        return f"{_counted(count)} B"
-    exponent = min(max(count, 1).bit_length() // 10, 4)
-    return f"{count / 2 ** (10 * exponent):,.1f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
 
 
 def _memory() -> float:

@@ -30,7 +30,7 @@ been deleted. ``stray``: a file that is called as results are, and that nobody k
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Fault:
     """Something that is not as the rows say.
 
     Attributes:
@@ -65,17 +65,17 @@ class Seen:
     lost: str | None = None
 
 
-def judged(id: str, recorded: Result, seen: Seen) -> Finding | None:
+def judged(id: str, recorded: Result, seen: Seen) -> Fault | None:
     """What is wrong with a run, by what is on record and what is on the disk."""
     if seen.lost is not None:
-        return Finding("folder", id, seen.path, seen.lost)
+        return Fault("folder", id, seen.path, seen.lost)
     if not seen.is_there:
-        return Finding("missing", id, seen.path, "the row is there, and its result is not")
+        return Fault("missing", id, seen.path, "the row is there, and its result is not")
     if None not in (recorded.size, seen.size) and recorded.size != seen.size:
         told = f"it has {seen.size:,} bytes, and was stored with {recorded.size:,}"
-        return Finding("size", id, seen.path, told)
+        return Fault("size", id, seen.path, told)
     if None not in (recorded.digest, seen.digest) and recorded.digest != seen.digest:
-        return Finding(
+        return Fault(
             "digest", id, seen.path, "its content is not what was stored, or cannot be read"
         )
     return None
@@ -83,7 +83,7 @@ def judged(id: str, recorded: Result, seen: Seen) -> Finding | None:
 
 async def wrong_rows(
     ledger: Ledger[R], folder: ResultsFolder, *, digests: bool
-) -> AsyncIterator[list[Finding]]:
+) -> AsyncIterator[list[Fault]]:
     """What is wrong with the stored runs of a model, a batch at a time; empty where nothing is.
 
     Args:
@@ -104,14 +104,14 @@ async def wrong_rows(
 
 async def wrong_files(
     caches: Iterable[tuple[Ledger[Any], ResultsFolder]],
-) -> list[Finding]:
+) -> list[Fault]:
     """The files in some models' folders that have no row; of each folder, those that none knows.
 
     Raises:
         ResultsDirError: A folder cannot be read.
         DatabaseError: The database failed.
     """
-    found: list[Finding] = []
+    found: list[Fault] = []
     for of_folder in _by_folder(caches).values():
         names = {n for _, f in of_folder for n in await in_own_thread(f.names)}
         unknown = await _unknown(of_folder, sorted(names))
@@ -128,7 +128,7 @@ async def wrong_files(
 
 async def _looked_at(
     folder: ResultsFolder, entries: Sequence[Entry[Any]], *, digests: bool
-) -> list[Finding]:
+) -> list[Fault]:
     if not digests:
         return await in_own_thread(_look_at, folder, entries, False)
     found = []
@@ -137,7 +137,7 @@ async def _looked_at(
     return found
 
 
-def _look_at(folder: ResultsFolder, entries: Iterable[Entry[Any]], digests: bool) -> list[Finding]:
+def _look_at(folder: ResultsFolder, entries: Iterable[Entry[Any]], digests: bool) -> list[Fault]:
     """In a thread: it may read all of the results."""
     found = []
     for entry in entries:
@@ -182,8 +182,8 @@ async def _unknown(
     return left
 
 
-def _of_name(name: str, folder: ResultsFolder, ours: Mapping[str, str]) -> Finding:
+def _of_name(name: str, folder: ResultsFolder, ours: Mapping[str, str]) -> Fault:
     path = folder.given(name)
     if name in ours:
-        return Finding("orphan", ours[name], path, "the row of this result has been deleted")
-    return Finding("stray", None, path, "no row knows this file")
+        return Fault("orphan", ours[name], path, "the row of this result has been deleted")
+    return Fault("stray", None, path, "no row knows this file")

@@ -10,10 +10,10 @@ from typing import Any, Final
 from entropic._shield import in_own_thread
 from entropic.artifacts import ResultsFolder
 from entropic.artifacts.finding import size_of
-from entropic.async_store import AsyncStore
 from entropic.ledger import Entry, Ledger, of_record
 from entropic.maintenance.policy import Chosen, Kept, Policy, Reason, failures_to_go, runs_to_go
 from entropic.models import as_utc
+from entropic.pipeline import Pipeline
 from entropic.pipeline.lookup import found_at
 
 # In one transaction, while nobody else can write.
@@ -35,7 +35,7 @@ class Cleared:
     failures: int = 0
 
 
-async def plan(
+async def choose(
     ledger: Ledger[Any], folder: ResultsFolder, policy: Policy, now: float | None = None
 ) -> list[Chosen]:
     """What is to go, by a policy; nothing is changed.
@@ -63,11 +63,11 @@ async def plan(
     return chosen
 
 
-async def carry_out(store: AsyncStore[Any], chosen: Sequence[Chosen]) -> Cleared:
+async def carry_out(pipeline: Pipeline[Any], chosen: Sequence[Chosen]) -> Cleared:
     """Remove what was chosen, a hundred at a time; what was run again since stays.
 
     Args:
-        store: A store of the same model, over the same folder.
+        pipeline: Of the same model, over the same folder.
         chosen: What is to go.
 
     Returns:
@@ -77,41 +77,16 @@ async def carry_out(store: AsyncStore[Any], chosen: Sequence[Chosen]) -> Cleared
         ResultsDirError: A result could not be removed; it and its row stay.
         DatabaseError: The database failed; what was removed before stays so.
     """
-    runs: list[str] = []
     orphans: list[str] = []
     failures = 0
-    async with store._opening.using() as opened:
-        deleter = opened.pipeline.deleter
-        for tokens in _parts(chosen, "age", "size"):
-            runs += await deleter.delete_some(tokens, remove_file=True, spares_claimed=True)
-        for tokens in _parts(chosen, "orphan"):
-            orphans += await deleter.disown(tokens)
-        for tokens in _parts(chosen, "failure"):
-            failures += await opened.pipeline.forget_failures(tokens)
+    deleter = pipeline.deleter
+    old = [(run.id, run.token) for run in _runs(chosen, "age", "size")]
+    runs = await deleter.delete_all(old, remove_file=True, spares_claimed=True)
+    for tokens in _parts(chosen, "orphan"):
+        orphans += await deleter.disown(tokens)
+    for tokens in _parts(chosen, "failure"):
+        failures += await pipeline.forget_failures(tokens)
     return Cleared(tuple(runs), tuple(orphans), failures)
-
-
-async def delete_runs(
-    store: AsyncStore[Any], runs: Sequence[tuple[str, int]], *, remove_file: bool
-) -> list[str]:
-    """Delete runs, a hundred at a time; the ids of those that have gone.
-
-    Args:
-        store: Where.
-        runs: The run ids, each with the token of the result that is to go: what was run again
-            since stays.
-        remove_file: Whether to remove their results, too.
-
-    Raises:
-        ResultsDirError: A result could not be removed; it and its row stay.
-        DatabaseError: The database failed; what was removed before stays so.
-    """
-    gone: list[str] = []
-    async with store._opening.using() as opened:
-        for start in range(0, len(runs), _AT_ONCE):
-            some = dict(runs[start : start + _AT_ONCE])
-            gone += await opened.pipeline.deleter.delete_some(some, remove_file=remove_file)
-    return gone
 
 
 async def _kept(
@@ -168,8 +143,12 @@ async def _orphans(ledger: Ledger[Any], folder: ResultsFolder) -> list[Chosen]:
     return await in_own_thread(there)
 
 
-def _parts(chosen: Sequence[Chosen], *reasons: Reason) -> list[dict[str, int]]:
-    """The runs that go for some reasons, with their tokens, as many at a time as go at once."""
-    runs = [one.run for one in chosen if one.reason in reasons]
+def _runs(chosen: Sequence[Chosen], *reasons: Reason) -> list[Kept]:
+    return [one.run for one in chosen if one.reason in reasons]
+
+
+def _parts(chosen: Sequence[Chosen], reason: Reason) -> list[dict[str, int]]:
+    """The runs that go for a reason, with their tokens, as many at a time as go at once."""
+    runs = _runs(chosen, reason)
     parts = (runs[start : start + _AT_ONCE] for start in range(0, len(runs), _AT_ONCE))
     return [{run.id: run.token for run in part} for part in parts]

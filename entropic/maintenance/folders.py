@@ -8,16 +8,42 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
-from entropic.artifacts import Stage
+from entropic.artifacts import ResultsFolder, Stage
 from entropic.artifacts.corner import folder_id
+from entropic.ledger import Ledger
 from entropic.ledger.survey import Sample
 
 _USUAL: Final = "./results"
 """Where a store has them, if it is not told otherwise."""
 
 _NUMBER: Final = re.compile(r"\.\d+(?=\.)")
+
+
+async def results_of(
+    ledger: Ledger[Any], nonce: str | None, near: str | None, spelled: str | None = None
+) -> ResultsFolder | None:
+    """The folder of a model's results, to look at; its names end with what theirs do.
+
+    Args:
+        ledger: The rows of the model.
+        nonce: Names the model's stages, where it has any.
+        near: The database's folder, if it has one.
+        spelled: Where the results are; by default, where the rows say.
+
+    Returns:
+        The folder, or ``None`` where there is none.
+
+    Raises:
+        DatabaseError: The database failed.
+    """
+    samples = await ledger.survey.samples()
+    path = located(samples, near) if spelled is None else spelled
+    folder = None if path is None else _opened(path, suffix_of(samples))
+    if folder is None or samples or not folder.id:
+        return folder
+    return _opened(folder.spelled, await _suffix_without_rows(ledger, nonce, folder))
 
 
 def located(samples: Sequence[Sample], near: str | None) -> str | None:
@@ -51,6 +77,23 @@ def staged_suffix(staged: Iterable[tuple[str, int, Stage]]) -> str:
     names = ((id, name) for id, _, stage in staged for name in _names(stage.folder))
     found = Counter(name.removeprefix(id) for id, name in names if name.startswith(id))
     return found.most_common(1)[0][0] if found else ""
+
+
+async def _suffix_without_rows(
+    ledger: Ledger[Any], nonce: str | None, folder: ResultsFolder
+) -> str:
+    """What the results' names end with, by those of deleted runs, or by what is staged."""
+    traces = await ledger.survey.traces(folder.id)
+    deleted = suffix_of(Sample(one.id, folder.id, one.name, one.name) for one in traces)
+    return deleted or ("" if nonce is None else staged_suffix(folder.staged(nonce)))
+
+
+def _opened(path: str, suffix: str) -> ResultsFolder | None:
+    if not os.path.isdir(path):
+        return None
+    folder = ResultsFolder(path, suffix)
+    folder.open_for_reading()
+    return folder
 
 
 def _candidates(folder: str, near: str | None) -> Iterator[str]:

@@ -1,23 +1,27 @@
-"""Stores for who keeps house: over a model that was made of a table, and without a runner."""
+"""What who keeps house has open: a cache whose model was made of a table, and no runner."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
 from entropic.artifacts import ResultsFolder
-from entropic.async_store import AsyncStore
 from entropic.models import Base
-from entropic.opening import Opening
+from entropic.opening import Opening, StoreSettings
+from entropic.pipeline import Pipeline
+from entropic.settings import RunSettings
 
 R = TypeVar("R", bound=Base)
 
+_LEASE_TTL: Final = 60.0  # seconds, as a store's
 
-def keeper(
+
+@asynccontextmanager
+async def keeper(
     model: type[R], folder: ResultsFolder, db_url: sa.URL, *, lock_timeout: float
-) -> AsyncStore[R]:
-    """A store that runs nothing, and does nothing of itself when it opens.
+) -> AsyncIterator[Pipeline[R]]:
+    """What a store has open, but that it runs nothing, and does nothing of itself on opening.
 
     Args:
         model: The model.
@@ -26,18 +30,26 @@ def keeper(
         lock_timeout: Seconds to keep trying while another program has the database locked.
 
     Raises:
-        SettingsError: An argument cannot work.
+        EntropicError: It cannot be opened.
     """
-    store = AsyncStore(
-        _run_nothing,
-        model,
-        folder.spelled,
-        folder.suffix,
-        db_url.render_as_string(hide_password=False),
-        lock_timeout=lock_timeout,
+    opening = Opening(
+        StoreSettings(
+            _run_nothing,
+            model,
+            ResultsFolder(folder.spelled, folder.suffix),  # that one was opened to be read
+            db_url,
+            RunSettings("thread"),
+            checksum=True,
+            lock_timeout=lock_timeout,
+            lease_ttl=_LEASE_TTL,
+            tidies=False,
+        )
     )
-    store._opening = Opening(replace(store._opening.settings, tidies=False))
-    return store
+    try:
+        async with opening.using() as opened:
+            yield opened.pipeline
+    finally:
+        await opening.aclose()
 
 
 def _run_nothing(params: Mapping[str, Any]) -> None:

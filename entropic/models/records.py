@@ -7,8 +7,9 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, SupportsIndex, TypeVar, overload
 
+from entropic.models.showing import cut, printable
+
 _LONGEST_VALUE: Final = 200  # characters of one value, in a line of its own
-_LONGEST_CELL: Final = 40  # and in a table of many
 _MOST_ROWS: Final = 20
 _STYLE: Final = ' style="text-align: left"'
 
@@ -96,24 +97,9 @@ def _html_row(cells: Iterable[str], tag: str) -> str:
     return f"<tr>{''.join(f'<{tag}{_STYLE}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
-def shown(value: object) -> str:
-    """A value as it is shown among others: in few characters, whatever it is."""
-    return cut(repr(value), _LONGEST_CELL)
-
-
-def printable(text: str) -> str:
-    """A text that does nothing to a terminal but be shown."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def cut(text: str, most: int) -> str:
-    """A text, or its beginning."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 def _cell(value: object) -> str:
     # In one line, whatever is in it.
-    return cut(printable(" ".join(_text(value).split())), _LONGEST_CELL)
+    return cut(printable(" ".join(_text(value).split())))
 
 
 def _text(value: object) -> str:
