@@ -96,7 +96,7 @@ async def export(
     """Write stored runs, whole, for another program: as CSV, JSON or Parquet.
 
     In CSV and Parquet, what is JSON is text; a Parquet file has the columns of to_polars, so one
-    for each key of custom_data. It needs pyarrow or polars, and --output.
+    for each key of custom_data. It needs polars, and --output.
     """
     async with session(db, lock_timeout) as opened:
         subject = opened.subject(model)

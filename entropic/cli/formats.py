@@ -15,7 +15,7 @@ from typing import Any, Protocol, TextIO
 from entropic.cli import output
 from entropic.cli.columns import Column, rows_of
 from entropic.cli.ending import UsageError
-from entropic.export import check_parquet, write_parquet
+from entropic.export import needed, write_parquet
 from entropic.models import Base
 
 
@@ -92,7 +92,7 @@ def opened(
     if out is not None and out.exists() and not force:
         raise UsageError(f"{out} is there already: --force overwrites it")
     if kind is Format.PARQUET:
-        check_parquet()
+        needed("polars", "a Parquet file")
         if out is None:
             raise UsageError("Parquet is no text: say where to with --output FILE")
     if out is None:

@@ -9,13 +9,12 @@ from entropic.export.frames import pandas_frame, polars_frame
 from entropic.export.grid import Grid, grid_layout, load_result, xarray_grid
 from entropic.export.limits import MAX_MISSING_BYTES
 from entropic.export.packages import Package, needed
-from entropic.export.parquet import check_parquet, write_parquet
+from entropic.export.parquet import write_parquet
 
 __all__ = [
     "MAX_MISSING_BYTES",
     "Grid",
     "Package",
-    "check_parquet",
     "grid_layout",
     "load_result",
     "needed",

@@ -8,8 +8,12 @@ from entropic.errors import SettingsError
 Package = Literal["pandas", "polars", "xarray"]
 
 
-def needed(package: Package) -> Any:
+def needed(package: Package, what: str | None = None) -> Any:
     """The package, imported: by a store before it reads anything, so that the error comes first.
+
+    Args:
+        package: The package.
+        what: What needs it; by default, the method that is called after it.
 
     Returns:
         The module.
@@ -24,6 +28,6 @@ def needed(package: Package) -> Any:
         if missing.name != package:
             raise
         raise SettingsError(
-            f"to_{package}() needs {package}, which is not installed:"
+            f"{what or f'to_{package}()'} needs {package}, which is not installed:"
             f" pip install 'entropic[{package}]'"
         ) from None
