@@ -96,6 +96,21 @@ def test_a_result_in_another_folder_goes_with_its_row_be_it_whole_or_not(
     assert names("b") == []
 
 
+def test_what_is_deleted_while_its_folder_is_away_is_known_when_that_is_back(
+    make_store: Callable[..., Any],
+) -> None:
+    """The name in that folder stays the run's own, so that the file is not left to nobody."""
+    with make_store(results_dir="b") as store:
+        record = store.run_or_retrieve({"n": 1})
+    os.rename("b", "away")
+    assert make_store(results_dir="a").delete(hash=record.id, remove_file=True)
+    assert [name for _, _, name in bookkeeping()] == [f"{record.id}.npy"]
+    os.rename("away", "b")
+    store = make_store(results_dir="b")
+    assert store.recover().strays == (f"b/{record.id}.npy",)
+    assert store.run_or_retrieve({"n": 1}).result_file == f"b/{record.id}.npy"
+
+
 @databases.either
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loss", LOSSES)

@@ -197,8 +197,14 @@ class Deleter(Generic[R]):
             removals.append(removal)
             removal.result = self._take_out(removal, id, name, entry)
             if entry.result.registered_path is None:
-                return Result()
+                return self._left_elsewhere(entry) if removal.result is None else Result()
         return entry.result if name is None else Result(folder=self._cache.folder.id, name=name)
+
+    def _left_elsewhere(self, entry: Entry[R]) -> Result:
+        """What stays of a result in a folder that cannot be seen from here: it may come back."""
+        folder, name = entry.result.folder, entry.result.name
+        is_away = folder not in (None, self._cache.folder.id)
+        return Result(folder=folder, name=name) if is_away else Result()
 
     def _take_out(self, removal: Removal, id: str, name: str | None, entry: Entry[R]) -> str | None:
         if name is None or entry.result.registered_path is not None:
