@@ -160,9 +160,12 @@ def _needing(subjects: Sequence[Subject]) -> Iterator[Subject]:
 def _sample(subject: Subject, pythons: dict[bool, str], size: int, place: Path) -> Sample:
     """Let a process of its own do the work, in ``place``, and report."""
     script = _HERE / "subjects" / f"{subject.script}.py"
+    # A path that leads to this checkout would hide the peers' own entropic.
+    hidden = {"PYTHONPATH"} if subject.peer else set()
     done = subprocess.run(
         [pythons[subject.peer], str(script), subject.function, str(size)],
         cwd=place,
+        env={name: value for name, value in os.environ.items() if name not in hidden},
         capture_output=True,
         text=True,
         timeout=_LIMIT_SECONDS,

@@ -10,17 +10,65 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from measuring import main, measured
 from simulations import bare, five_ms, sets, ten_ms
 from simulations import trivial as do_nothing
 
 _BATCH = 3_000
+_SHARED = 20
 
 
 def trivial(size: int) -> None:
     _loop(do_nothing, size)
+
+
+def promised(size: int) -> None:
+    """What a store promises, with nothing around it.
+
+    Each run is claimed before it starts and has a folder of its own, a digest and a line in a
+    journal; it is published by a rename and stored by a commit that twenty share.
+    """
+    results, staging = Path("results").absolute(), Path("staging").absolute()
+    results.mkdir()
+    staging.mkdir()
+    with closing(sqlite3.connect("runs.sqlite3", isolation_level=None)) as database:
+        database.execute("CREATE TABLE claims (id TEXT PRIMARY KEY, owner TEXT, token INTEGER)")
+        database.execute("CREATE TABLE rows (id TEXT PRIMARY KEY, path TEXT, n INTEGER, dt REAL)")
+        with measured(), Path("journal").open("a") as journal:
+            source = sets(size)
+            while batch := [(_id(each), each) for each in islice(source, _SHARED)]:
+                _run_promised(batch, database, journal, results, staging)
+
+
+def _run_promised(
+    batch: list[tuple[str, dict[str, Any]]],
+    database: sqlite3.Connection,
+    journal: TextIO,
+    results: Path,
+    staging: Path,
+) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    database.executemany("INSERT INTO claims VALUES (?, 'me', 1)", [(id,) for id, _ in batch])
+    database.execute("COMMIT")
+    for id, params in batch:
+        stage = staging / id
+        stage.mkdir()
+        file = stage / f"{id}.bin"
+        do_nothing({**params, "id": id, "result_file": str(file)})
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        journal.write(json.dumps({"id": id, "digest": digest, **params}) + "\n")
+        journal.flush()
+    database.execute("BEGIN EXCLUSIVE")
+    for id, _ in batch:
+        (staging / id / f"{id}.bin").rename(results / f"{id}.bin")
+    rows = [(id, f"results/{id}.bin", params["n"], params["dt"]) for id, params in batch]
+    database.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", rows)
+    database.executemany("UPDATE claims SET owner = NULL WHERE id = ?", [(id,) for id, _ in batch])
+    database.execute("COMMIT")
+    for id, _ in batch:
+        (staging / id).rmdir()
 
 
 def caller(size: int) -> None:
@@ -118,6 +166,7 @@ if __name__ == "__main__":
     main(
         {
             "trivial": trivial,
+            "promised": promised,
             "caller": caller,
             "thread": thread,
             "process": process,
