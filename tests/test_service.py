@@ -191,7 +191,7 @@ def test_what_cannot_be_is_explained() -> None:
         assert "dt is too large" in answer.json()["error"]
         assert calls(answer.json()["id"]) == 1
         answer = asking.post("/sweep", content='[{"n": 1000, "dt": 1e999}, {"n": 1000, "dt": 0.1}]')
-        assert answer.status_code == 500
+        assert answer.status_code == 200
         assert [failure["id"] for failure in answer.json()["failures"]]
         assert [record["dt"] for record in answer.json()["records"]] == [0.1]
 

@@ -1,5 +1,6 @@
 """An HTTP service over one ``AsyncStore``: each distinct set is simulated once, whoever asks.
 
+    pip install starlette uvicorn numpy
     uvicorn examples.service.app:app
 
 README.md, beside this file, shows it at work.
@@ -9,7 +10,7 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict, TypeVar
 
@@ -96,13 +97,13 @@ async def result(request: Request[State]) -> Response:
 async def sweep(request: Request[State]) -> Response:
     store = request.state["store"]
     sets = parameter_sets(await request.body())
+    failures: list[dict[str, Any]] = []
     try:
-        records = await for_client(request, store.sweep(sets, on_error="finish"))
-    except SweepError as error:
+        records: Sequence[Orbit] = await for_client(request, store.sweep(sets, on_error="finish"))
+    except SweepError as error:  # an answer like any other: it has the records of what went well
+        records = error.records
         failures = [{"id": each.id, "error": told(each.exception)} for each in error.failures]
-        answer = {"records": [shown(record) for record in error.records], "failures": failures}
-        return JSONResponse(answer, status_code=500)
-    return JSONResponse({"records": [shown(record) for record in records], "failures": []})
+    return JSONResponse({"records": [shown(record) for record in records], "failures": failures})
 
 
 async def download(request: Request[State]) -> Response:
