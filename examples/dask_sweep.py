@@ -1,5 +1,6 @@
 """A sweep on a Dask cluster; here a local one, of two worker processes.
 
+    pip install 'dask[distributed]' numpy
     python examples/dask_sweep.py
 
 On a real cluster, make a ``Client`` of its scheduler instead. Its workers need entropic, and must

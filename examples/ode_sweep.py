@@ -1,5 +1,6 @@
 """A sweep over an ODE with all CPUs, and a plot of what came out.
 
+    pip install scipy matplotlib
     python examples/ode_sweep.py [folder]
 
 The damped, driven pendulum, solved by SciPy for a grid of damping and drive. Started again in the

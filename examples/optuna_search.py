@@ -1,5 +1,6 @@
 """A search by Optuna, several trials at a time; each set that it asks for is simulated once.
 
+    pip install optuna numpy
     python examples/optuna_search.py [folder [rounds]]
 
 It tunes a controller that moves a cart to a mark. Optuna says what to try, four sets in a round,

@@ -1,6 +1,6 @@
 """The quickstart as a story: a first call, a hit, a small sweep, and the results read back.
 
-    make demo, or: python examples/quickstart.py [FOLDER]
+    make demo, or: python examples/quickstart.py [FOLDER] (with numpy installed)
 
 Everything is written to a temporary folder that is removed at the end, or to FOLDER, which is
 kept. Run it twice with the same FOLDER: the second time, nothing is simulated.
