@@ -109,9 +109,9 @@ WORKS: Final = (
         5,
         (
             Subject("a plain loop", "bare", "trivial"),
-            Subject("a loop that keeps the promises", "bare", "promised"),
             Subject(_STORE, "stores", "trivial"),
             Subject(_V2, "stores", "trivial", peer=True),
+            Subject("a loop that keeps the promises", "bare", "promised"),
             Subject("joblib.Memory", "peers", "joblib_cold", peer=True),
             Subject("diskcache", "peers", "diskcache_cold", peer=True),
         ),
