@@ -28,7 +28,7 @@ def made(home: str, *results: str) -> list[Any]:
     os.makedirs(home, exist_ok=True)
     here = os.getcwd()
     os.chdir(home)
-    records = []
+    records: list[Any] = []
     try:
         for at, folder in enumerate(results or ("results",)):
             with Store(write, Point, folder, ".txt", f"sqlite:///{DB}", executor="caller") as store:
@@ -89,6 +89,23 @@ def test_a_copy_from_entropic_2_is_one_of_two(
     before = everything(folder)
     refused("gc", "--older-than", "0s", "--yes", "-m", "results", db=f"../two/{DB}")
     assert everything(folder) == before
+
+
+def test_what_a_copy_from_entropic_2_lacks_is_not_taken_from_the_original(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the copy is named: the path of a row leads to the original, from there."""
+    shutil.copytree(OLD, "one")
+    shutil.copytree(OLD, "two")
+    (taken, *_) = [one["result_file"] for one in told("find", "-m", "results", db=f"two/{DB}")]
+    Path("two", taken).unlink()
+    monkeypatch.chdir("one")
+    before = everything(folder / "one")
+    aimed = ["-m", "results", "--results-dir", str(Path("../two", taken).parent), "--yes"]
+    done = told("gc", "--older-than", "0s", *aimed, db=f"../two/{DB}")
+    assert [one["id"] for one in done["skipped"]] == [Path(taken).stem]
+    assert done["removed"]
+    assert everything(folder / "one") == before
 
 
 def test_a_wrong_folder_is_refused(folder: Path) -> None:
@@ -160,6 +177,24 @@ def test_gc_leaves_alone_what_it_cannot_see_of_entropic_2(folder: Path) -> None:
     done = told("gc", "--older-than", "0s", "-m", "results", "--yes", db=DB)
     assert [one["id"] for one in done["skipped"]] == [hidden]
     assert [one["id"] for one in told("find", "-m", "results", db=DB)][:1] == [hidden]
+
+
+def test_gc_leaves_alone_what_entropic_2_has_registered(folder: Path) -> None:
+    """Its name is not made of its id: the file is its user's; nor is its folder that of results."""
+    shutil.copytree(OLD, folder, dirs_exist_ok=True)
+    ids = [one["id"] for one in told("find", "-m", "results", db=DB)]
+    with sqlite3.connect(DB) as connection:
+        connection.execute(
+            "UPDATE results SET result_file = 'mine/own.npy', created_at = '2030-01-01'"
+            " WHERE id = ?",
+            [ids[0]],
+        )
+    os.mkdir("mine")
+    Path("mine/own.npy").write_text("mine")
+    done = told("gc", "--older-than", "0s", "-m", "results", "--yes", db=DB)
+    assert ids[0] not in done["removed"]
+    assert len(done["removed"]) > 1
+    assert os.listdir("mine") == ["own.npy"]
 
 
 def test_delete_removes_no_row_whose_result_it_should_remove_and_cannot_see(folder: Path) -> None:

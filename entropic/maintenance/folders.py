@@ -68,9 +68,10 @@ def located(samples: Sequence[Sample], near: str | None) -> str | None:
 
 def is_named(samples: Sequence[Sample], folder: str) -> bool:
     """Whether a folder is one that rows name, wherever it is now; without any, one of results."""
-    if not samples:
+    telling = [sample for sample in samples if not _is_foreign(sample)]
+    if not telling:
         return folder_id(folder) is not None
-    return any(_is_it(folder, sample) for sample in samples)
+    return any(_is_it(folder, sample) for sample in telling)
 
 
 def named(samples: Sequence[Sample]) -> str | None:

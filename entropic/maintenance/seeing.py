@@ -51,9 +51,15 @@ def lost(folder: ResultsFolder, entry: Entry[Any]) -> str | None:
         path = locate(folder, record.id, entry, of_any_size=True)
     except ResultsDirError as error:
         return str(error)
-    if path is not None or result.registered_path is not None:
+    if result.registered_path is not None:
         return None
     home = os.path.dirname(record.result_file) or "."
+    if path is not None:
+        is_known = result.name is not None or os.path.isabs(home)
+        is_here = os.path.dirname(os.path.abspath(path)) == folder.path
+        if is_known or is_here or not _ends_with(folder.path, home):
+            return None
+        return f"it is not in {folder.spelled!r}, and what is in {home!r} may be another's"
     if result.name is not None:
         is_seen = result.folder in (folder.id, folder_id(home))
     else:  # entropic 2 gave folders no ids
