@@ -4,8 +4,8 @@ Each reads first, through a connection that cannot write. What it then does, it 
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
@@ -19,6 +19,7 @@ from entropic.cli.columns import conditions
 from entropic.cli.commands import Command, command
 from entropic.cli.ending import AnswerError, UsageError, tell
 from entropic.cli.session import Session, Subject, session
+from entropic.errors import SchemaError
 from entropic.identity import checked_id
 from entropic.maintenance.clearing import Cleared, Plan, carry_out, choose
 from entropic.maintenance.policy import Policy
@@ -202,10 +203,29 @@ async def _keeper(
     logger = logging.getLogger("entropic")
     logger.addHandler(warnings)
     try:
-        async with keeper(model, folder, opened.url, lock_timeout=lock_timeout) as pipeline:
+        async with AsyncExitStack() as stack:
+            with _table_told(subject):
+                keeping = keeper(model, folder, opened.url, lock_timeout=lock_timeout)
+                pipeline = await stack.enter_async_context(keeping)
             yield pipeline
     finally:
         logger.removeHandler(warnings)
+
+
+@contextmanager
+def _table_told(subject: Subject) -> Iterator[None]:
+    """Say of a table that cannot be opened what it has: there is no model to be changed."""
+    try:
+        yield
+    except SchemaError as error:
+        name, odd = subject.reflected.name, subject.reflected.as_stored
+        if not odd:
+            raise
+        columns = ", ".join(f"{name}.{column} is {kind}" for column, kind in odd.items())
+        raise SchemaError(
+            f"the table {name!r} cannot be changed from here, as entropic 3 has no such columns:"
+            f" {columns}; its rows can be read, and removed by your own store or with SQL"
+        ) from error
 
 
 class _Warnings(logging.Handler):
