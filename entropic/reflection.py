@@ -5,6 +5,7 @@ whose type only Python knows (a path, an enum, an array kept as JSON) is what th
 Nothing is made or changed here.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,7 +66,14 @@ async def reflect(database: Database) -> Reflection:
         SchemaError: A newer entropic has used it.
         DatabaseError: The database failed.
     """
-    return await database.read_sync(lambda c: _Look(c, database.dialect).reflection())
+
+    def look(connection: sa.Connection) -> Reflection:
+        with warnings.catch_warnings():
+            # Of types that it does not know: such tables are told by their names.
+            warnings.simplefilter("ignore", sa.exc.SAWarning)
+            return _Look(connection, database.dialect).reflection()
+
+    return await database.read_sync(look)
 
 
 class _Look:
