@@ -5,6 +5,7 @@ whose type only Python knows (a path, an enum, an array kept as JSON) is what th
 Nothing is made or changed here.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,6 +31,7 @@ class Reflected:
         identity: Its rules in this database.
         nonce: Marks what its cache stages; ``None`` where no store of entropic 3 has opened it.
         from_2x: Whether entropic 2 made the table.
+        as_stored: The columns of a type that no parameter has, each with that type, as text.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Reflected:
     identity: Identity
     nonce: str | None
     from_2x: bool
+    as_stored: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,13 @@ class Reflection:
     Attributes:
         models: Its models, by name.
         lost: The names of models whose table is gone, while their bookkeeping is not.
+        odd: The names of tables that look like runs and can be no model, each with the reason.
         has_bookkeeping: Whether the side tables are there; those of entropic 2 had none.
     """
 
     models: Mapping[str, Reflected]
     lost: tuple[str, ...]
+    odd: Mapping[str, str]
     has_bookkeeping: bool
 
 
@@ -61,7 +66,14 @@ async def reflect(database: Database) -> Reflection:
         SchemaError: A newer entropic has used it.
         DatabaseError: The database failed.
     """
-    return await database.read_sync(lambda c: _Look(c, database.dialect).reflection())
+
+    def look(connection: sa.Connection) -> Reflection:
+        with warnings.catch_warnings():
+            # Of types that it does not know: such tables are told by their names.
+            warnings.simplefilter("ignore", sa.exc.SAWarning)
+            return _Look(connection, database.dialect).reflection()
+
+    return await database.read_sync(look)
 
 
 class _Look:
@@ -82,7 +94,18 @@ class _Look:
         entries = self._entries() if models_table.name in sides else {}
         parameters = self._parameters() if columns_table.name in sides else {}
         models: dict[str, Reflected] = {}
-        lost = []
+        lost: list[str] = []
+        odd: dict[str, str] = {}
+
+        def add(name: str, columns: list[Any], *more: Any) -> None:
+            if why := _untyped(columns):
+                odd[name] = why
+                return
+            try:
+                models[name] = self._reflected(name, columns, *more)
+            except ModelError as error:
+                odd[name] = str(error)
+
         for name, entry in entries.items():
             schema, table = undotted(name)
             columns = self._columns(table, schema)
@@ -90,11 +113,11 @@ class _Look:
                 lost.append(name)
                 continue
             defaults = parameters.get(name, {})
-            models[name] = self._reflected(name, table, schema, columns, defaults, entry)
+            add(name, columns, table, schema, defaults, entry)
         for name, table, columns in self._unknown(entries.keys()):
-            models[name] = self._reflected(name, table, None, columns, {}, (None, True))
+            add(name, columns, table, None, {}, (None, True))
         ordered = dict(sorted(models.items()))
-        return Reflection(ordered, tuple(lost), len(sides) == len(_SIDE_TABLES))
+        return Reflection(ordered, tuple(lost), odd, len(sides) == len(_SIDE_TABLES))
 
     def _entries(self) -> dict[str, tuple[str, bool]]:
         """The nonce of each model that the side tables know, and whether entropic 2 made it."""
@@ -138,9 +161,9 @@ class _Look:
     def _reflected(
         self,
         name: str,
+        columns: list[Any],
         table: str,
         schema: str | None,
-        columns: list[Any],
         defaults: Mapping[str, str | None],
         entry: tuple[str | None, bool],
     ) -> Reflected:
@@ -157,7 +180,13 @@ class _Look:
         }
         model = _made(table, schema, mapped)
         known = {k: text for k, text in defaults.items() if text is not None and k in mapped}
-        return Reflected(name, model, Identity(model, known, from_2x=from_2x), nonce, from_2x)
+        identity = Identity(model, known, from_2x=from_2x)
+        as_stored = {
+            column["name"]: str(column["type"])
+            for column in columns
+            if column["name"] in attributes and isinstance(self._type(column["type"]), AsStored)
+        }
+        return Reflected(name, model, identity, nonce, from_2x, as_stored)
 
     def _type(self, found: Any) -> sa.types.TypeEngine[Any]:
         """The type of a parameter's column: that of a plain model, where it keeps the same."""
@@ -193,6 +222,12 @@ _PLAIN: Final[Mapping[str, tuple[sa.types.TypeEngine[Any], ...]]] = {
 def _hold_runs(columns: Sequence[Any]) -> bool:
     """Whether a table with these columns has what is reserved, and at least one parameter."""
     return set(RESERVED) < {column["name"] for column in columns}
+
+
+def _untyped(columns: Sequence[Any]) -> str | None:
+    """Why columns can be no parameters; ``None`` where they can."""
+    names = [c["name"] for c in columns if isinstance(c["type"], sa.types.NullType)]
+    return f"no type is known of {', '.join(map(repr, names))}" if names else None
 
 
 def _made(table: str, schema: str | None, mapped: Mapping[str, Any]) -> type[Base]:

@@ -150,7 +150,17 @@ def test_stats_counts_runs_bytes_and_seconds(runs: list[Any]) -> None:
     assert stats["seconds_saved"] == pytest.approx(
         sum(r.custom_data["elapsed_seconds"] for r in runs), abs=0.001
     )
-    assert "disk used\t5 B" in entropic("stats").stdout
+    assert "results\t5 B, as recorded\n" in entropic("stats").stdout
+
+
+def test_stats_leaves_out_what_was_registered(runs: list[Any]) -> None:
+    """Its file is its user's; how large results are is told as recorded."""
+    Path("mine.txt").write_text("x" * 1000)
+    with store_of() as store:
+        store.register({"n": 5}, "mine.txt")
+    (stats,) = told("stats")
+    assert (stats["runs"], stats["registered"], stats["bytes"]) == (5, 1, 5)
+    assert stats["runs_without_size"] == 0
 
 
 WHERE = {
@@ -220,6 +230,18 @@ def test_a_line_is_a_row_whatever_is_in_it(database: databases.Place) -> None:
         store.run_or_retrieve({"n": 1, "label": "a\tb\nc\x1b[31m"})
     assert lines("find", "-c", "label,n") == [["label", "n"], [r"a\tb\nc\x1b[31m", "1"]]
     assert told("find", "-c", "label") == [{"label": "a\tb\nc\x1b[31m"}]
+
+
+@databases.only_sqlite
+def test_what_is_piped_can_be_read_back(database: databases.Place) -> None:
+    """A backslash that was typed is none that escapes."""
+    labels = ["a\\tb", "a\tb", "\\", "\\\n"]
+    with store_of() as store:
+        found = store.sweep([{"n": 1, "label": label} for label in labels])
+    cells = [cell for (cell,) in lines("find", "-c", "label")[1:]]
+    assert cells == [r"a\\tb", r"a\tb", r"\\", r"\\\n"]
+    assert [cell.encode().decode("unicode_escape") for cell in cells] == labels
+    assert ["label", r"a\\tb"] in lines("show", found[0].id)
 
 
 HOSTILE = "a\u2028b\u202ec\x9b31m"
@@ -299,6 +321,14 @@ def test_failures_are_listed_with_their_tracebacks_if_asked(runs: list[Any]) -> 
         (["find", "-w", "label=\udcff"], "no UTF-8"),
         (["show", "\udcff"], "no UTF-8"),
         (["find", "-w", "n=1.5"], "n is a whole number, and 1.5 is none"),
+        (["find", "-w", "custom_data='{}'"], "custom_data is compared by its keys"),
+        (["find", "-w", "custom_data!=1"], "custom_data is compared by its keys"),
+        (["find", "-w", "created_at>9999-12-31T23:59:59-10:00"], "created_at is a time"),
+        (["find", "--columns", ""], "--columns names no column"),
+        (["find", "--sort", " , "], "--sort names no column"),
+        (["export", "--columns", ""], "--columns names no column"),
+        (["gc", "--keep-size", "9" * 400 + "B"], "--keep-size is more than can be counted: 999"),
+        (["gc", "--older-than", "9" * 400 + "d"], "--older-than is more than can be counted"),
         (["find", "-w", "n<null"], "n < null is true of no row"),
         (["find", "-w", "created_at>soon"], "created_at is a time, such as 2026-01-31"),
         (["find", "-w", "custom.step<true"], "cannot be less or more than True"),
@@ -387,6 +417,63 @@ def test_times_without_a_zone_can_be_asked_for() -> None:
         ("tags='[\"b\"]'", 1),
     ):
         assert told("find", "-w", where, "--count") == count, where
+
+
+@databases.only_sqlite
+def test_what_a_crash_left_in_the_middle_is_undone_by_who_writes(runs: list[Any]) -> None:
+    """Who reads says what to do, and changes nothing."""
+    command = process("-c", MIDDLE, databases.PATH)
+    assert command.wait(30) == -signal.SIGKILL
+    assert Path(f"{databases.PATH}-journal").exists()
+    before = everything(Path())
+    for arguments in (["ls"], ["gc", "--older-than", "1d"]):
+        result = entropic(*arguments, db=databases.PATH)
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "in the middle of a transaction" in result.stderr
+        assert "entropic recover --yes" in result.stderr
+    assert everything(Path()) == before
+    assert entropic("recover", "--yes", db=databases.PATH).exit_code == 0
+    assert [one["n"] for one in told("find")] == [1, 2, 3, 40]
+
+
+MIDDLE = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode = DELETE")
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN")
+connection.execute("UPDATE points SET n = n + 1, label = hex(randomblob(50000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@databases.only_sqlite
+def test_a_table_that_can_be_no_model_is_left_out(runs: list[Any]) -> None:
+    """What others have in the database stops no command."""
+    databases.change(
+        "CREATE TABLE r (id TEXT PRIMARY KEY, created_at, result_file, custom_data, n)"
+    )
+    assert len(told("find")) == 4
+    assert entropic("verify").exit_code == 0
+    result = entropic("ls", "--json")
+    assert [one["model"] for one in json.loads(result.stdout)] == ["points"]
+    assert "the table 'r' is left out: no type is known of 'created_at', " in result.stderr
+
+
+@databases.only_sqlite
+def test_a_table_that_cannot_be_changed_says_what_it_has(database: databases.Place) -> None:
+    """There is no model that could be changed back."""
+    databases.change(
+        "CREATE TABLE t (id VARCHAR(16) PRIMARY KEY, created_at DATETIME NOT NULL,"
+        " result_file VARCHAR NOT NULL, custom_data JSON NOT NULL, v NUMERIC(10, 2) NOT NULL);"
+        "INSERT INTO t VALUES ('abc', '2026-01-01', 'r/abc.npy', '{}', 1.25)"
+    )
+    result = entropic("delete", "abc", "--yes")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "t.v is NUMERIC(10, 2)" in result.stderr
+    assert "by your own store or with SQL" in result.stderr
+    assert "change the model" not in result.stderr
+    assert len(told("find")) == 1
 
 
 @databases.only_sqlite
@@ -711,6 +798,30 @@ def test_an_interrupt_ends_with_130_and_no_traceback(runs: list[Any]) -> None:
     assert (command.returncode, errors) == (130, b"")
 
 
+@databases.only_sqlite
+@pytest.mark.parametrize("arguments", [["delete", "-w", "n>0"], ["recover"]])
+def test_an_interrupt_ends_a_question_at_once(runs: list[Any], arguments: list[str]) -> None:
+    """With 130, and nothing is changed."""
+    ours, theirs = pty.openpty()
+    command = process(
+        *("-m", "entropic", *arguments, "--db", databases.PATH),
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        text = b""
+        while b"[y/N]" not in text:
+            text += os.read(ours, 1000)
+        command.send_signal(signal.SIGINT)
+        assert command.wait(30) == 130
+    finally:
+        command.kill()
+        command.wait()
+        os.close(ours)
+    assert len(told("find")) == 4
+
+
 def files_of(pid: int) -> set[str]:
     """The names of the files that a process has open."""
     links = Path(f"/proc/{pid}/fd")
@@ -737,6 +848,34 @@ def test_the_library_loads_none_of_it() -> None:
     )
     command = process("-c", source, stdout=PIPE)
     assert command.communicate(timeout=30)[0].strip() == b"[]"
+
+
+@databases.only_sqlite
+def test_a_closed_output_is_said(runs: list[Any]) -> None:
+    """In a line, with code 2; nor does a closed input ask anybody."""
+    shell = f"{sys.executable} -m entropic"
+    for line, message in (
+        (f"{shell} find --db {databases.PATH} >&-", b"the output is closed"),
+        (f"{shell} delete -w 'n>0' --db {databases.PATH} <&-", b"There is nobody to ask"),
+        (f"{shell} find --db {databases.PATH} >&- 2>&-", b""),
+    ):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(
+            ["sh", "-c", line], env=environment, capture_output=True, check=False
+        )
+        assert ended.returncode == 2
+        assert message in ended.stderr
+        assert b"Traceback" not in ended.stderr
+
+
+@databases.only_sqlite
+def test_a_narrow_terminal_gets_fewer_columns(runs: list[Any]) -> None:
+    """From the left, none of them cut to nothing; what is left out is named."""
+    shown = on_a_terminal("-m", "entropic", "find", "--db", databases.PATH, columns=40)
+    assert all(len(line) <= 40 for line in shown[:-1])
+    assert shown[0].split() == ["id", "n", "dt", "label"]
+    assert any(line.startswith(runs[0].id) for line in shown)
+    assert shown[-1] == "the terminal is too narrow for 2 more: created_at, result_file"
 
 
 @databases.only_sqlite

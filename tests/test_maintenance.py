@@ -18,7 +18,7 @@ from entropic.database.urls import async_url, reading_url
 from entropic.ledger import Ledger, Result
 from entropic.ledger.survey import Sample
 from entropic.maintenance.checking import Fault, Seen, judged, wrong_files, wrong_rows
-from entropic.maintenance.clearing import Cleared, carry_out, choose
+from entropic.maintenance.clearing import Cleared, Plan, carry_out, choose
 from entropic.maintenance.folders import located, results_of, suffix_of
 from entropic.maintenance.policy import Chosen, Kept, Policy, failures_to_go, runs_to_go
 from entropic.maintenance.stores import keeper
@@ -68,10 +68,9 @@ def on_what_is_there(work: Work) -> Any:
 
 def planned(policy: Policy, now: float | None = None) -> list[Chosen]:
     """What is to go."""
-    chosen: list[Chosen] = on_what_is_there(
-        lambda ledger, folder, _: choose(ledger, folder, policy, now)
-    )
-    return chosen
+    plan: Plan = on_what_is_there(lambda ledger, folder, _: choose(ledger, folder, policy, now))
+    assert plan.skipped == []
+    return plan.chosen
 
 
 def removed(chosen: list[Chosen]) -> Cleared:

@@ -204,6 +204,21 @@ def test_types_that_no_parameter_has_are_read_as_they_are() -> None:
     assert values["tags"] == ["b"]
 
 
+@databases.only_postgresql
+@pytest.mark.usefixtures("database")
+def test_a_table_with_a_type_that_nobody_knows_is_left_out(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """It is named, with the column, and nothing is warned of."""
+    databases.change(
+        "CREATE TABLE odd (id VARCHAR PRIMARY KEY, result_file VARCHAR NOT NULL,"
+        " created_at TIMESTAMP NOT NULL, custom_data JSON NOT NULL, at POINT)"
+    )
+    found = reflected()
+    assert (dict(found.models), dict(found.odd)) == ({}, {"odd": "no type is known of 'at'"})
+    assert not recwarn.list
+
+
 def test_a_database_of_entropic_2_is_read_without_side_tables(folder: Path) -> None:
     """Its two tables, their rows, and no bookkeeping; nothing is made in it."""
     shutil.copytree(OLD, folder, dirs_exist_ok=True)

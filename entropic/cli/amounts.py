@@ -1,10 +1,12 @@
 """Times and sizes as people write them: ``30d``, ``10GB``."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Final
 
 from entropic.cli.ending import UsageError
+from entropic.models.showing import cut
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BYTES: Final = {
@@ -24,6 +26,12 @@ def seconds(option: str, text: str | None) -> float | None:
     """
     if text is None:
         return None
+    found = _AMOUNT.fullmatch(text)
+    if found and found[2] != found[2].lower() and found[2].lower() in _SECONDS:
+        raise UsageError(
+            f"{option} has {found[2]!r} for a unit: say s (seconds), m (minutes), h (hours),"
+            " d (days), w (weeks); there are no months"
+        )
     return _amount(option, text, {**_SECONDS, "": 0} if text.strip() == "0" else _SECONDS, "30d")
 
 
@@ -44,4 +52,7 @@ def _amount(option: str, text: str, units: Mapping[str, int], example: str) -> f
         raise UsageError(
             f"{option} is a number and a unit ({known}), as in {example}, not {text!r}"
         )
-    return float(found[1]) * unit
+    amount = float(found[1]) * unit
+    if not math.isfinite(amount):
+        raise UsageError(f"{option} is more than can be counted: {cut(text)}")
+    return amount

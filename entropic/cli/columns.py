@@ -49,7 +49,7 @@ def columns(reflected: Reflected, names: str | None) -> list[Column]:
     Raises:
         UsageError: One of them is unknown; names the nearest.
     """
-    chosen = _default(reflected) if names is None else _split(names)
+    chosen = _default(reflected) if names is None else _split("--columns", names)
     return [_column(reflected, name) for name in chosen]
 
 
@@ -78,7 +78,7 @@ def order(reflected: Reflected, names: str | None) -> list[Any] | None:
     if names is None:
         return None
     elements = []
-    for name in _split(names):
+    for name in _split("--sort", names):
         element = _element(reflected, name.removeprefix("-"))
         if _is_json(getattr(element, "type", None)):
             raise UsageError(f"--sort: {name.removeprefix('-')} is JSON, which has no order")
@@ -107,8 +107,11 @@ def _default(reflected: Reflected) -> list[str]:
     return ["id", *reflected.identity.parameters, "created_at", "result_file"]
 
 
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
+def _split(option: str, names: str) -> list[str]:
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if not found:
+        raise UsageError(f"{option} names no column")
+    return found
 
 
 def _column(reflected: Reflected, name: str) -> Column:
@@ -157,6 +160,8 @@ def _compared(reflected: Reflected, condition: Condition) -> Any:
     if condition.name.startswith(CUSTOM):
         return _SIGNS[condition.sign](element, value)
     key = attribute(reflected, condition.name)
+    if key == "custom_data":
+        raise UsageError("--where: custom_data is compared by its keys, as in custom.git_sha=abc")
     if isinstance(element.type, sa.Integer) and isinstance(value, float):
         return _beside_whole(reflected, key, condition, value)
     typed = _typed(reflected, key, condition)
@@ -218,7 +223,7 @@ def _coerced(reflected: Reflected, key: str, value: Plain) -> Any:
 def _moment(condition: Condition) -> datetime:
     try:
         return as_utc(datetime.fromisoformat(condition.text))
-    except ValueError:
+    except (ValueError, OverflowError):  # in UTC, it may be no year that there is
         raise UsageError(
             f"--where: {condition.name} is a time, such as 2026-01-31 or 2026-01-31T12:00 in UTC,"
             f" and {condition.text!r} is none"

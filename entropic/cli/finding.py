@@ -101,7 +101,7 @@ async def export(
     async with session(db, lock_timeout) as opened:
         subject = opened.subject(model)
         wanted = conditions(subject.reflected, where or ())
-        chosen = columns(subject.reflected, shown) if shown else _all_columns(subject)
+        chosen = _all_columns(subject) if shown is None else columns(subject.reflected, shown)
         by = order(subject.reflected, sort)
         with formats.opened(kind, out, chosen, force=force) as writer:
             async for records in _pages(subject, wanted, by, limit):

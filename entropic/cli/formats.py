@@ -3,6 +3,8 @@
 import csv
 import enum
 import os
+import shutil
+import stat
 import sys
 import tempfile
 from collections import Counter
@@ -86,10 +88,15 @@ def opened(
 ) -> Iterator[Writer]:
     """What writes a format, to a file or to the output; the file is there when it is whole.
 
+    A link stays one, and what it leads to is written; so does a pipe, or a device.
+
     Raises:
-        UsageError: The file is there; or the format needs what is not installed, or a file.
+        UsageError: The file is there, or is a folder; or the format needs what is not installed,
+            or a file.
     """
-    if out is not None and out.exists() and not force:
+    if out is not None and out.is_dir():
+        raise UsageError(f"{out} is a folder: say which file")
+    if out is not None and out.is_file() and not force:
         raise UsageError(f"{out} is there already: --force overwrites it")
     if kind is Format.PARQUET:
         needed("polars", "a Parquet file")
@@ -100,7 +107,8 @@ def opened(
         yield writer
         writer.end()
         return
-    with _whole(out) as draft:
+    drafted = _handed_on if out.exists() and not out.is_file() else _whole
+    with drafted(out) as draft:
         if kind is Format.PARQUET:
             writer = _Parquet(draft, columns)
             yield writer
@@ -115,18 +123,36 @@ def opened(
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
     """A draft of a file, which gets its name at the end, or goes."""
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    target = Path(os.path.realpath(out))
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     os.close(handle)
     draft = Path(name)
     try:
         yield draft
-        mask = os.umask(0)
-        os.umask(mask)
-        draft.chmod(0o666 & ~mask)
-        draft.replace(out)
+        draft.chmod(_mode(target))
+        draft.replace(target)
     finally:
         with suppress(FileNotFoundError):
             draft.unlink()
+
+
+@contextmanager
+def _handed_on(out: Path) -> Iterator[Path]:
+    """A draft of what goes into a pipe or a device in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "draft"
+        yield draft
+        with draft.open("rb") as whole, out.open("wb") as file:
+            shutil.copyfileobj(whole, file)
+
+
+def _mode(target: Path) -> int:
+    """Who may do what with a file: as with the one in its place, or as with any new one."""
+    with suppress(FileNotFoundError):
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _of_text(kind: Format, file: TextIO, columns: Sequence[Column]) -> Writer:

@@ -6,7 +6,7 @@ A table is cut to the terminal; what is piped is whole, a row a line, and has no
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final, Literal, TextIO
 
@@ -19,6 +19,11 @@ from entropic.models.showing import printable
 
 ROWS_ON_A_TERMINAL: Final = 100
 """How many rows a terminal gets, unless it asks for more."""
+
+
+_GAP: Final = 2  # characters between columns
+
+_LEAST: Final = 8  # of a column that is cut: fewer tell nothing
 
 
 def is_terminal() -> bool:
@@ -38,44 +43,69 @@ def write_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     shown = [[Text(printable(_short(value))) for value in row] for row in [list(names), *listed]]
     needed = [max(text.cell_len for text in column) for column in zip(*shown, strict=True)]
     console = _console()
+    whole = {0, *(at for at, name in enumerate(names) if name == "id")}
+    count = fitting(needed, console.width, whole)
+    given = widths(needed[:count], console.width - _GAP * (count - 1), whole)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for at, width in enumerate(widths(needed, console.width - 2 * (len(needed) - 1))):
+    for at, width in enumerate(given):
         is_number = any(map(_is_number, columns[at]))
         justify: Literal["left", "right"] = "right" if is_number else "left"
         table.add_column(
             shown[0][at], width=width, justify=justify, no_wrap=True, overflow="ellipsis"
         )
     for row in shown[1:]:
-        table.add_row(*row)
+        table.add_row(*row[:count])
     console.print(table)
+    if count < len(names):
+        left_out = ", ".join(names[count:])
+        note(f"the terminal is too narrow for {len(names) - count} more: {left_out}")
 
 
-def widths(needed: Sequence[int], most: int) -> list[int]:
+def fitting(needed: Sequence[int], most: int, whole: Collection[int] = (0,)) -> int:
+    """How many columns there is room for, from the first on: cut, but not to nothing.
+
+    Args:
+        needed: What each would need.
+        most: What there is, with the gaps between them.
+        whole: The places of those that are never cut.
+    """
+    total = -_GAP
+    for at, width in enumerate(needed):
+        total += _GAP + (width if at in whole else min(width, _LEAST))
+        if total > most:
+            return max(at, 1)
+    return len(needed)
+
+
+def widths(needed: Sequence[int], most: int, whole: Collection[int] = (0,)) -> list[int]:
     """How wide columns are, so that together they have no more: the widest are cut, all alike.
-
-    The first is left whole, as an id cut short is of no use.
 
     Args:
         needed: What each would need.
         most: What there is.
+        whole: The places of those that are never cut, as an id cut short is of no use.
     """
-    first, rest = list(needed[:1]), needed[1:]
-    left = most - sum(first)
+    rest = [width for at, width in enumerate(needed) if at not in whole]
+    left = most - sum(needed) + sum(rest)
     cut = max(rest, default=0)
     while cut > 1 and sum(min(width, cut) for width in rest) > left:
         cut -= 1
-    cuts = [min(width, cut) for width in rest]
-    for at, width in enumerate(rest):  # what dividing has left over
-        if width > cuts[at] and sum(cuts) < left:
-            cuts[at] += 1
-    return first + cuts
+    spare = left - sum(min(width, cut) for width in rest)  # what dividing has left over
+    given = []
+    for at, width in enumerate(needed):
+        if at in whole or width <= cut:
+            given.append(width)
+            continue
+        given.append(cut + (spare > 0))
+        spare -= 1
+    return given
 
 
 def write_fields(fields: Mapping[str, Any]) -> None:
     """One thing, a line for each of its fields."""
     if not is_terminal():
         for name, value in fields.items():
-            sys.stdout.write(f"{printable(name)}\t{printable(cell(value))}\n")
+            sys.stdout.write(f"{_escaped(name)}\t{_escaped(value)}\n")
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -123,7 +153,12 @@ def _json_text(value: Any, indent: int | None = None) -> str:
 def write_lines(rows: Iterable[Sequence[Any]]) -> None:
     """Some lines of what is piped."""
     for row in rows:
-        sys.stdout.write("\t".join(printable(cell(value)) for value in row) + "\n")
+        sys.stdout.write("\t".join(_escaped(value) for value in row) + "\n")
+
+
+def _escaped(value: Any) -> str:
+    """A value as text that can be read back: what is escaped begins with the only backslash."""
+    return printable(cell(value).replace("\\", "\\\\"))
 
 
 def write_text(text: str) -> None:

@@ -31,6 +31,8 @@ async def ls(
         ]
         for lost in opened.reflection.lost:
             tell(f"the table of {lost!r} is gone, and its bookkeeping is not")
+        for name, why in opened.reflection.odd.items():
+            tell(f"the table {name!r} is left out: {why}")
     if as_json:
         output.write_json(listed)
         return
@@ -44,10 +46,11 @@ async def stats(
     as_json: options.AsJson = False,
     lock_timeout: options.LockTimeout = options.LOCK_TIMEOUT,
 ) -> None:
-    """Count what each model holds: runs, what they took, what they take on the disk.
+    """Count what each model holds: runs, what they took, how large their results are.
 
     Time saved is what runners have taken for what is stored now: each sweep of all of it saves so
-    much. Sizes are those on record.
+    much. Sizes are those of the results as recorded: without other files that lie beside them,
+    and without registered results.
     """
     async with session(db, lock_timeout) as opened:
         told = {
@@ -158,15 +161,15 @@ def _stats(name: str, totals: Totals) -> dict[str, Any]:
         "attempts": totals.attempts,
         "seconds_saved": totals.elapsed_seconds,
         "bytes": totals.size,
-        "runs_without_size": totals.runs - totals.sized,
+        "runs_without_size": _unsized(totals),
         "first": totals.first,
         "last": totals.last,
     }
 
 
 def _told_stats(name: str, totals: Totals) -> dict[str, Any]:
-    unsized = totals.runs - totals.sized
-    beside = f" (and {unsized:,} runs whose size is not on record)" if unsized else ""
+    unsized = _unsized(totals)
+    beside = f" (and {unsized:,} runs whose size is not)" if unsized else ""
     return {
         "model": name,
         "runs": totals.runs,
@@ -175,10 +178,14 @@ def _told_stats(name: str, totals: Totals) -> dict[str, Any]:
         "failed": totals.failed,
         "attempts": totals.attempts,
         "time saved": f"{spell_seconds(totals.elapsed_seconds)} for each sweep of all",
-        "disk used": spell_bytes(totals.size) + beside,
+        "results": f"{spell_bytes(totals.size)}, as recorded{beside}",
         "first": totals.first,
         "last": totals.last,
     }
+
+
+def _unsized(totals: Totals) -> int:
+    return totals.runs - totals.registered - totals.sized
 
 
 def _failure(model: str, failure: Failure) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a command works on: a database that is only read, its models, their results folders."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from entropic.database import Database
 from entropic.database.urls import async_url, file_of, masked, reading_url
 from entropic.identity import nearest
 from entropic.ledger import Ledger
-from entropic.maintenance.folders import results_of
+from entropic.ledger.survey import Sample
+from entropic.maintenance.folders import copies, is_named, named, results_of
 from entropic.models import Base
 from entropic.reflection import Reflected, Reflection, reflect
 
@@ -101,6 +102,32 @@ class Session:
         said = f"not in {told!r}, where its rows have it" if told else "in none of its rows"
         raise UsageError(f"the results of {subject.reflected.name} are {said}: say --results-dir")
 
+    async def results_to_change(
+        self, subject: Subject, results_dir: Path | None, *, removes: bool = True
+    ) -> ResultsFolder:
+        """The same, where more than looking is to happen: it must be the one that rows mean.
+
+        Args:
+            subject: The model.
+            results_dir: Where its results are; by default, where the rows say.
+            removes: Whether a result may go.
+
+        Raises:
+            UsageError: As above; or the folder is not the one that rows name, or is in several
+                places, as after a copy.
+        """
+        name, samples = subject.reflected.name, await subject.ledger.survey.samples()
+        folder = await self.results(subject, results_dir)
+        if results_dir is not None and not is_named(samples, folder.path):
+            raise UsageError(_is_another(name, folder.spelled, samples))
+        chosen = None if results_dir is None else folder.path
+        if removes and (places := copies(samples, self.folder, chosen)):
+            raise UsageError(
+                f"the results of {name} are in {' and in '.join(map(repr, places))}, of which one"
+                " is a copy: say --results-dir, or work in the database's folder"
+            )
+        return folder
+
     def _subject(self, reflected: Reflected) -> Subject:
         is_bare = not self.reflection.has_bookkeeping
         identity, name, model = reflected.identity, reflected.name, reflected.model
@@ -108,12 +135,16 @@ class Session:
 
 
 @asynccontextmanager
-async def session(db: str, lock_timeout: float) -> AsyncIterator[Session]:
+async def session(
+    db: str, lock_timeout: float, *, is_mended: bool = False
+) -> AsyncIterator[Session]:
     """Open a database to read it.
 
     Args:
         db: A URL, or the path of a SQLite database.
         lock_timeout: Seconds to wait while others have it locked.
+        is_mended: Whether what a crash has left in the middle of a transaction is undone, as by
+            whoever writes: who only reads must not.
 
     Raises:
         SettingsError: It cannot be one, or there is none.
@@ -121,12 +152,20 @@ async def session(db: str, lock_timeout: float) -> AsyncIterator[Session]:
     """
     given = db if "://" in db else Path(db)
     url = async_url(given)
-    database = Database(reading_url(given), lock_timeout=lock_timeout)
+    database = Database(reading_url(given, may_mend=is_mended), lock_timeout=lock_timeout)
     await database.open()
     try:
         yield Session(database, await reflect(database), url, _named(url))
     finally:
         await database.aclose()
+
+
+def _is_another(name: str, spelled: str, samples: Sequence[Sample]) -> str:
+    told = f"--results-dir {spelled!r} is not the folder of the results of {name}"
+    home = named(samples)
+    if home is None:
+        return f"{told}, nor of any: it has no .entropic in it"
+    return f"{told}, which its rows have in {home!r}: say where that one is now"
 
 
 def _named(url: sa.URL) -> str:

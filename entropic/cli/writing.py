@@ -4,9 +4,8 @@ Each reads first, through a connection that cannot write. What it then does, it 
 """
 
 import logging
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
@@ -15,14 +14,17 @@ import typer
 
 from entropic.artifacts import ResultsFolder
 from entropic.cli import amounts, options, output
+from entropic.cli.asking import confirm
 from entropic.cli.columns import conditions
 from entropic.cli.commands import Command, command
 from entropic.cli.ending import AnswerError, UsageError, tell
 from entropic.cli.session import Session, Subject, session
+from entropic.errors import SchemaError
 from entropic.identity import checked_id
-from entropic.maintenance.clearing import Cleared, carry_out, choose
-from entropic.maintenance.policy import Chosen, Policy
+from entropic.maintenance.clearing import Cleared, Plan, carry_out, choose
+from entropic.maintenance.policy import Policy
 from entropic.maintenance.recovering import is_known_by
+from entropic.maintenance.seeing import first_lost
 from entropic.maintenance.stores import keeper
 from entropic.models import Base
 from entropic.models.showing import spell_bytes
@@ -45,13 +47,13 @@ async def recover(
     files that no row knows (strays), which are listed.
     """
     told = []
-    async with session(db, lock_timeout) as opened:
+    async with session(db, lock_timeout, is_mended=True) as opened:
         subjects = [one for one in opened.subjects(model) if one.reflected.nonce is not None]
-        folders = [(one, await opened.results(one, results_dir)) for one in subjects]
+        folders = [(one, await opened.results_to_change(one, results_dir)) for one in subjects]
         for subject, _ in folders:
             await _check_known(subject)
         for path in dict.fromkeys(folder.spelled for _, folder in folders):
-            _confirm(yes, f"recover what was left in {path!r}?")
+            confirm(yes, f"recover what was left in {path!r}?")
         for subject, folder in folders:
             async with _keeper(opened, subject, folder, lock_timeout) as pipeline:
                 found = await pipeline.recover()
@@ -97,9 +99,9 @@ async def gc(
 ) -> None:
     """List, and with --yes remove, what is old, too much or of no use.
 
-    Rows go together with their results. What somebody is running is left alone, what has been
-    run again since it was listed stays, and so do registered results, which are your own, and
-    files that no row knows.
+    Rows go together with their results. What somebody is running is left alone, and so is what
+    lies in a folder that cannot be seen; what has been run again since it was listed stays, and
+    so do registered results, which are your own, and files that no row knows.
     """
     policy = Policy(
         amounts.seconds("--older-than", older_than),
@@ -112,19 +114,19 @@ async def gc(
             "gc needs to be told what may go: --older-than, --keep-size, --orphans,"
             " --failures-older-than"
         )
-    listed: list[tuple[str, Chosen]] = []
+    plans: list[tuple[str, Plan]] = []
     cleared = []
-    async with session(db, lock_timeout) as opened:
-        for subject in opened.subjects(model):
-            if await _is_empty(subject):
-                continue
-            folder = await opened.results(subject, results_dir)
-            chosen = await choose(subject.ledger, folder, policy)
-            listed += [(subject.reflected.name, one) for one in chosen]
-            if yes and chosen:
+    async with session(db, lock_timeout, is_mended=yes) as opened:
+        subjects = [one for one in opened.subjects(model) if not await _is_empty(one)]
+        # All of them first: nothing goes where one of them is not as it should be.
+        folders = [(one, await opened.results_to_change(one, results_dir)) for one in subjects]
+        for subject, folder in folders:
+            plan = await choose(subject.ledger, folder, policy)
+            plans.append((subject.reflected.name, plan))
+            if yes and plan.chosen:
                 async with _keeper(opened, subject, folder, lock_timeout) as pipeline:
-                    cleared.append(await carry_out(pipeline, chosen))
-    _write_chosen(listed, cleared if yes else None, as_json)
+                    cleared.append(await carry_out(pipeline, plan.chosen))
+    _write_plans(plans, cleared if yes else None, as_json)
 
 
 @command
@@ -149,7 +151,7 @@ async def delete(
     if not (ids or where):
         raise UsageError("delete needs ids, or --where: which runs are to go?")
     asked = [checked_id(id) for id in ids or ()]
-    async with session(db, lock_timeout) as opened:
+    async with session(db, lock_timeout, is_mended=True) as opened:
         subject = await _holder(opened, model, asked)
         wanted = conditions(subject.reflected, where or ())
         there = await _there(subject, asked, wanted)
@@ -157,12 +159,12 @@ async def delete(
             raise AnswerError(f"{opened.named} has no such run")
         results = " and their results" if remove_file else ""
         count = "1 run" if len(there) == 1 else f"{len(there):,} runs"
-        _confirm(yes, f"delete {count} of {subject.reflected.name}{results}?")
-        async with (
-            _results(opened, subject, results_dir, needed=remove_file) as folder,
-            _keeper(opened, subject, folder, lock_timeout) as pipeline,
-        ):
-            gone = await pipeline.deleter.delete_all(there, remove_file=remove_file)
+        async with _results(opened, subject, results_dir, needed=remove_file) as folder:
+            if remove_file:
+                await _check_seen(subject, folder, [id for id, _ in there])
+            confirm(yes, f"delete {count} of {subject.reflected.name}{results}?")
+            async with _keeper(opened, subject, folder, lock_timeout) as pipeline:
+                gone = await pipeline.deleter.delete_all(there, remove_file=remove_file)
     if as_json:
         output.write_json({"model": subject.reflected.name, "deleted": gone})
     else:
@@ -191,21 +193,6 @@ COMMANDS: Final = (
 )
 
 
-def _confirm(yes: bool, question: str) -> None:
-    """Ask whoever is there; who is not must have said so.
-
-    Raises:
-        UsageError: Nobody can be asked.
-        AnswerError: The answer is no.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(f"{question} There is nobody to ask: say --yes")
-    if not typer.confirm(question, err=True):
-        raise AnswerError("nothing was changed")
-
-
 @asynccontextmanager
 async def _keeper(
     opened: Session, subject: Subject, folder: ResultsFolder, lock_timeout: float
@@ -216,10 +203,29 @@ async def _keeper(
     logger = logging.getLogger("entropic")
     logger.addHandler(warnings)
     try:
-        async with keeper(model, folder, opened.url, lock_timeout=lock_timeout) as pipeline:
+        async with AsyncExitStack() as stack:
+            with _table_told(subject):
+                keeping = keeper(model, folder, opened.url, lock_timeout=lock_timeout)
+                pipeline = await stack.enter_async_context(keeping)
             yield pipeline
     finally:
         logger.removeHandler(warnings)
+
+
+@contextmanager
+def _table_told(subject: Subject) -> Iterator[None]:
+    """Say of a table that cannot be opened what it has: there is no model to be changed."""
+    try:
+        yield
+    except SchemaError as error:
+        name, odd = subject.reflected.name, subject.reflected.as_stored
+        if not odd:
+            raise
+        columns = ", ".join(f"{name}.{column} is {kind}" for column, kind in odd.items())
+        raise SchemaError(
+            f"the table {name!r} cannot be changed from here, as entropic 3 has no such columns:"
+            f" {columns}; its rows can be read, and removed by your own store or with SQL"
+        ) from error
 
 
 class _Warnings(logging.Handler):
@@ -236,7 +242,7 @@ async def _results(
 ) -> AsyncIterator[ResultsFolder]:
     """A model's results folder; an empty one where it is gone, and no result is to be touched."""
     try:
-        folder = await opened.results(subject, results_dir)
+        folder = await opened.results_to_change(subject, results_dir, removes=needed)
     except UsageError:
         if needed or results_dir is not None:
             raise
@@ -244,6 +250,15 @@ async def _results(
             yield ResultsFolder(nothing, "")
         return
     yield folder
+
+
+async def _check_seen(subject: Subject, folder: ResultsFolder, ids: Sequence[str]) -> None:
+    """Raise ``UsageError`` where the result of a run is in a folder that cannot be seen."""
+    if found := await first_lost(subject.ledger, folder, ids):
+        id, why = found
+        raise UsageError(
+            f"the result of {id} cannot be removed: {why}; without --remove-file, its row goes"
+        )
 
 
 async def _is_empty(subject: Subject) -> bool:
@@ -300,9 +315,11 @@ def _recovered(name: str, found: Recovered) -> dict[str, Any]:
     }
 
 
-def _write_chosen(
-    listed: Sequence[tuple[str, Chosen]], cleared: list[Cleared] | None, as_json: bool
+def _write_plans(
+    plans: Sequence[tuple[str, Plan]], cleared: list[Cleared] | None, as_json: bool
 ) -> None:
+    listed = [(name, one) for name, plan in plans for one in plan.chosen]
+    skipped = [(name, run) for name, plan in plans for run in plan.skipped]
     size = sum(one.run.size for _, one in listed)
     names = ("reason", "id", "model", "bytes", "path")
     rows = [(one.reason, one.run.id, name, one.run.size, one.run.path) for name, one in listed]
@@ -313,6 +330,9 @@ def _write_chosen(
             {
                 "dry_run": cleared is None,
                 "chosen": [dict(zip(names, row, strict=True)) for row in rows],
+                "skipped": [
+                    {"id": run.id, "model": name, "told": run.lost} for name, run in skipped
+                ],
                 "bytes": size,
                 "removed": removed,
                 "failures_forgotten": forgotten,
@@ -320,8 +340,10 @@ def _write_chosen(
         )
         return
     output.write_rows(names, rows)
+    for name, run in skipped:
+        tell(f"{run.id} of {name} is skipped: {run.lost}")
     if cleared is None:
         told = f"{len(listed):,} to remove, {spell_bytes(size)}; --yes removes them"
     else:
         told = f"{len(removed):,} removed, {forgotten:,} failures forgotten"
-    tell(told)
+    tell(f"{told}; {len(skipped):,} skipped" if skipped else told)

@@ -38,6 +38,9 @@ _WAL_FIXED_LINES: Final = ((3, 50, 7), (3, 44, 6))
 # SQLAlchemy quotes neither of these, and SQLite takes neither for a name.
 _MORE_RESERVED_WORDS: Final = ("nothing", "returning")
 
+# A journal was left that only who may write can roll back.
+_UNSETTLED: Final = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
+
 # The order of decimals that are kept as text.
 _DECIMALS: Final = "entropic_decimals"
 
@@ -407,6 +410,12 @@ class SQLite:
             )
         if _extended_code(error) == sqlite3.SQLITE_READONLY_DBMOVED:
             return _moved(path)
+        if _extended_code(error) in _UNSETTLED:
+            return DatabaseError(
+                f"the database {path} was left in the middle of a transaction, as by a crash, and"
+                " who only reads cannot undo that: open it once with its own store, or with"
+                " `entropic recover --yes`"
+            )
         if code in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG):
             return RowRefusedError(
                 f"the database {path} refused a row ({_original(error)}); see the constraints and"
@@ -471,8 +480,13 @@ def settled(url: sa.URL) -> sa.URL:
     return url.set(database=_absolute(path), query=options)
 
 
-def for_reading(url: sa.URL) -> sa.URL:
+def for_reading(url: sa.URL, *, may_mend: bool) -> sa.URL:
     """The URL, settled before, by which SQLite writes nothing, and makes no file.
+
+    Args:
+        url: The URL.
+        may_mend: Whether it may undo what a crash has left in the middle of a transaction, which
+            is to write.
 
     Raises:
         SettingsError: There is no such file.
@@ -481,15 +495,16 @@ def for_reading(url: sa.URL) -> sa.URL:
         raise SettingsError(
             "db_url names a database in memory, which only its own store sees: name a file"
         )
-    path = url.database or ""
+    path, mode = url.database or "", {"mode": "rw" if may_mend else "ro"}
     if path.startswith("file:"):
-        return url.update_query_dict({"mode": "ro"})
+        return url if may_mend and "mode" in url.query else url.update_query_dict(mode)
     if not os.path.isfile(path):
         raise SettingsError(f"there is no database {path!r}: look at its path")
-    options = {"uri": "true", "mode": "ro"}
+    options = {"uri": "true", **mode}
     # To read one with a WAL, SQLite makes two files beside it. Where it may not, and nobody else
     # has, there is none to be read, and nobody who would write.
-    if not _may_be_made(path) and not os.path.exists(f"{path}-wal"):
+    is_settled = not any(os.path.exists(path + end) for end in ("-wal", "-journal"))
+    if is_settled and not _may_be_made(path):
         options["immutable"] = "1"
     return url.set(database=f"file:{quote(path)}", query=options)
 

@@ -53,8 +53,12 @@ def async_url(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
     return postgresql.settled(url.set(drivername="postgresql+asyncpg"))
 
 
-def reading_url(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
+def reading_url(db_url: str | os.PathLike[str] | sa.URL, *, may_mend: bool = False) -> sa.URL:
     """The same for who only reads: nothing is written by it, and no database made.
+
+    Args:
+        db_url: A URL, or the path of a SQLite database.
+        may_mend: Whether SQLite may undo what a crash has left in the middle of a transaction.
 
     Raises:
         SettingsError: As above; or there is no such database, as far as can be seen.
@@ -64,7 +68,7 @@ def reading_url(db_url: str | os.PathLike[str] | sa.URL) -> sa.URL:
         return url  # a server makes no databases; to read takes no right to write
     from entropic.database import sqlite
 
-    return sqlite.for_reading(url)
+    return sqlite.for_reading(url, may_mend=may_mend)
 
 
 def file_of(url: sa.URL) -> str | None:

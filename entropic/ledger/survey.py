@@ -27,7 +27,8 @@ class Totals:
         registered: How many of them were registered.
         first: When the first of them was stored.
         last: When the last one was.
-        size: Bytes of their results, as far as those are recorded.
+        size: Bytes of their results, as far as those are recorded; not of registered ones, nor of
+            what lies beside.
         sized: Of how many they are.
         elapsed_seconds: What their runners took, as far as that is recorded.
         attempts: How many runs were started, whatever became of them.
@@ -128,13 +129,14 @@ class Survey:
             DatabaseError: The database failed.
         """
         count, created = sa.func.count(), self._columns["created_at"]
+        ours = RUN.registered_path.is_(None)
         of_rows: Any = sa.select(
             count,
             sa.func.count(RUN.registered_path),
             sa.func.min(created),
             sa.func.max(created),
-            sa.cast(sa.func.coalesce(sa.func.sum(RUN.size), 0), sa.BigInteger),
-            sa.func.count(RUN.size),
+            sa.cast(sa.func.coalesce(sa.func.sum(RUN.size).filter(ours), 0), sa.BigInteger),
+            sa.func.count(RUN.size).filter(ours),
             sa.func.coalesce(sa.func.sum(RUN.elapsed_seconds), 0.0),
         ).select_from(self._stored)
         of_runs: Any = sa.select(

@@ -11,13 +11,36 @@ from entropic._shield import in_own_thread
 from entropic.artifacts import ResultsFolder
 from entropic.artifacts.finding import size_of
 from entropic.ledger import Entry, Ledger, of_record
-from entropic.maintenance.policy import Chosen, Kept, Policy, Reason, failures_to_go, runs_to_go
+from entropic.maintenance.policy import (
+    Chosen,
+    Kept,
+    Policy,
+    Reason,
+    failures_to_go,
+    is_older,
+    runs_left_alone,
+    runs_to_go,
+)
+from entropic.maintenance.seeing import is_foreign, lost
 from entropic.models import as_utc
 from entropic.pipeline import Pipeline
 from entropic.pipeline.lookup import found_at
 
 # In one transaction, while nobody else can write.
 _AT_ONCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to go of one model.
+
+    Attributes:
+        chosen: What is to go.
+        skipped: What might go, and is left alone, as the folder of its result cannot be seen.
+    """
+
+    chosen: list[Chosen]
+    skipped: list[Kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +60,7 @@ class Cleared:
 
 async def choose(
     ledger: Ledger[Any], folder: ResultsFolder, policy: Policy, now: float | None = None
-) -> list[Chosen]:
+) -> Plan:
     """What is to go, by a policy; nothing is changed.
 
     Args:
@@ -50,17 +73,19 @@ async def choose(
         DatabaseError: The database failed.
     """
     at = time.time() if now is None else now
-    chosen: list[Chosen] = []
+    plan = Plan([], [])
+    chosen = plan.chosen
     if policy.older_than is not None or policy.keep_size is not None:
-        kept = [run async for run in _kept(ledger, folder, measure=policy.keep_size is not None)]
+        kept = [run async for run in _kept(ledger, folder, policy, at)]
         chosen += runs_to_go(kept, policy, at)
+        plan.skipped.extend(runs_left_alone(kept, policy, at))
     if policy.orphans and folder.id:
         chosen += await _orphans(ledger, folder)
     if policy.failures_older_than is not None:
         failed = await ledger.survey.failed()
         known = [Kept(one.id, one.token, one.at, is_busy=one.is_running) for one in failed]
         chosen += failures_to_go(known, policy, at)
-    return chosen
+    return plan
 
 
 async def carry_out(pipeline: Pipeline[Any], chosen: Sequence[Chosen]) -> Cleared:
@@ -90,34 +115,36 @@ async def carry_out(pipeline: Pipeline[Any], chosen: Sequence[Chosen]) -> Cleare
 
 
 async def _kept(
-    ledger: Ledger[Any], folder: ResultsFolder, *, measure: bool
+    ledger: Ledger[Any], folder: ResultsFolder, policy: Policy, now: float
 ) -> AsyncIterator[Kept]:
     async with aclosing(ledger.queries.pages([], "id")) as pages:
         async for page in pages:
-            for run in await in_own_thread(_kept_of, page, folder, measure):
+            for run in await in_own_thread(_kept_of, page, folder, policy, now):
                 yield run
 
 
-def _kept_of(page: Sequence[Entry[Any]], folder: ResultsFolder, measure: bool) -> list[Kept]:
+def _kept_of(
+    page: Sequence[Entry[Any]], folder: ResultsFolder, policy: Policy, now: float
+) -> list[Kept]:
     """In a thread: it may look at files."""
-    return [_one_kept(entry, folder, measure=measure) for entry in page]
+    return [_one_kept(entry, folder, policy, now) for entry in page]
 
 
-def _one_kept(entry: Entry[Any], folder: ResultsFolder, *, measure: bool) -> Kept:
+def _one_kept(entry: Entry[Any], folder: ResultsFolder, policy: Policy, now: float) -> Kept:
     record, result = of_record(entry), entry.result
     created = as_utc(record.created_at).timestamp()
+    at = max(created, result.started_at or created)
     path = found_at(folder, record.id, entry)
-    size = 0 if path is None else result.size or 0
-    if measure and path is not None:
-        size = _bytes(folder, record.id, entry, path)
+    is_counted = policy.keep_size is not None or is_older(at, policy.older_than, now)
     return Kept(
         record.id,
         entry.published,
-        max(created, result.started_at or created),
-        size,
+        at,
+        _bytes(folder, record.id, entry, path) if is_counted and path is not None else 0,
         path,
         entry.is_claimed,
-        result.registered_path is not None,
+        result.registered_path is not None or is_foreign(entry),
+        lost(folder, entry),
     )
 
 

@@ -1,7 +1,8 @@
 """Where a model's results are, when nobody says so: in the folder that its rows name.
 
 Rows give paths as the store's ``results_dir`` was spelled, from wherever it was used: from the
-working directory, as a script is started again where it was, or from the database's folder.
+database's folder, or from the working directory, as a script is started again where it was. In that
+order: who names a database in another folder means what is beside it.
 """
 
 import os
@@ -57,12 +58,47 @@ def located(samples: Sequence[Sample], near: str | None) -> str | None:
         Its path, or ``None`` where it is in none of these places: a folder of that name is not
         enough, it must be the one.
     """
-    for sample in samples:
-        for folder in _candidates(os.path.dirname(sample.result_file) or ".", near):
+    for sample in sorted(samples, key=_is_foreign):
+        for folder in _candidates(_home(sample), near):
             if _is_it(folder, sample):
                 return folder
     usual = () if samples else _candidates(_USUAL, near)
     return next((folder for folder in usual if folder_id(folder) is not None), None)
+
+
+def is_named(samples: Sequence[Sample], folder: str) -> bool:
+    """Whether a folder is one that rows name, wherever it is now; without any, one of results."""
+    telling = [sample for sample in samples if not _is_foreign(sample)]
+    if not telling:
+        return folder_id(folder) is not None
+    return any(_is_it(folder, sample) for sample in telling)
+
+
+def named(samples: Sequence[Sample]) -> str | None:
+    """Where rows have the results, as they spell it; ``None`` without any."""
+    return next((_home(sample) for sample in sorted(samples, key=_is_foreign)), None)
+
+
+def copies(samples: Sequence[Sample], near: str | None, chosen: str | None) -> list[str] | None:
+    """The places of one folder that is in several: which of them is meant, nothing tells.
+
+    Args:
+        samples: Where some of the results are said to be.
+        near: The database's folder, if it has one.
+        chosen: The folder that its user has named: of that one it is known.
+
+    Returns:
+        The places, or ``None`` where each folder is in no more than one.
+    """
+    places: dict[str, dict[str, str]] = {}
+    for sample in samples:
+        if _is_foreign(sample) or (chosen is not None and _is_it(chosen, sample)):
+            continue
+        found = places.setdefault(sample.folder or _home(sample), {})
+        for folder in (*_candidates(_home(sample), near), *_beside(_home(sample), near)):
+            if _is_it(folder, sample):
+                found.setdefault(os.path.realpath(folder), folder)
+    return next((list(found.values()) for found in places.values() if len(found) > 1), None)
 
 
 def suffix_of(samples: Iterable[Sample]) -> str:
@@ -97,9 +133,33 @@ def _opened(path: str, suffix: str) -> ResultsFolder | None:
 
 
 def _candidates(folder: str, near: str | None) -> Iterator[str]:
-    yield folder
-    if near is not None and not os.path.isabs(folder):
+    if near is not None and not os.path.isabs(folder) and not _is_here(near):
         yield os.path.normpath(os.path.join(near, folder))
+    yield folder
+
+
+def _beside(folder: str, near: str | None) -> Iterator[str]:
+    """Where a folder that is named by a whole path would be copied to with its database."""
+    if near is not None and os.path.isabs(folder):
+        yield os.path.join(near, os.path.basename(os.path.normpath(folder)))
+
+
+def _is_here(folder: str) -> bool:
+    """Whether a folder is the working directory."""
+    try:
+        return os.path.samefile(folder, os.curdir)
+    except OSError:
+        return False
+
+
+def _home(sample: Sample) -> str:
+    return os.path.dirname(sample.result_file) or "."
+
+
+def _is_foreign(sample: Sample) -> bool:
+    """Whether its name is not made of its id: entropic 2 has registered it where it was."""
+    name = os.path.basename(sample.result_file)
+    return sample.folder is None and not name.startswith(sample.id)
 
 
 def _is_it(folder: str, sample: Sample) -> bool:

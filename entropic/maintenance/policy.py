@@ -38,6 +38,7 @@ class Kept:
         path: Where the result is.
         is_busy: Whether somebody is running it now.
         is_registered: Whether its result was made elsewhere, so that the file is its user's.
+        lost: Why the folder of its result cannot be seen: the row is all that tells of it.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Kept:
     path: str | None = None
     is_busy: bool = False
     is_registered: bool = False
+    lost: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +67,31 @@ class Chosen:
 def runs_to_go(kept: Iterable[Kept], policy: Policy, now: float) -> list[Chosen]:
     """Those of some stored runs that are to go, the oldest first.
 
-    What is being run is left alone, and so is what was registered: its file is not ours.
+    What is being run is left alone, and so is what was registered, as its file is not ours, and
+    what cannot be seen: without its row, nobody would know of its file any more.
 
     Args:
         kept: The stored runs.
         policy: What may stay.
         now: Seconds since 1970.
     """
-    ours = sorted(
-        (run for run in kept if not (run.is_busy or run.is_registered)),
-        key=lambda run: (run.at or 0.0, run.id),
-    )
-    old = [run for run in ours if _is_older(run, policy.older_than, now)]
-    young = [run for run in ours if not _is_older(run, policy.older_than, now)]
+    ours = [run for run in _ours(kept) if run.lost is None]
+    old = [run for run in ours if is_older(run.at, policy.older_than, now)]
+    young = [run for run in ours if not is_older(run.at, policy.older_than, now)]
     return [*(Chosen("age", run) for run in old), *_too_large(young, policy.keep_size)]
+
+
+def runs_left_alone(kept: Iterable[Kept], policy: Policy, now: float) -> list[Kept]:
+    """Those that might go, if they could be seen; the oldest first.
+
+    Arguments are those of ``runs_to_go``.
+    """
+    may_be_too_much = policy.keep_size is not None
+    return [
+        run
+        for run in _ours(kept)
+        if run.lost is not None and (may_be_too_much or is_older(run.at, policy.older_than, now))
+    ]
 
 
 def failures_to_go(failed: Iterable[Kept], policy: Policy, now: float) -> list[Chosen]:
@@ -86,16 +99,28 @@ def failures_to_go(failed: Iterable[Kept], policy: Policy, now: float) -> list[C
     return [
         Chosen("failure", run)
         for run in failed
-        if not run.is_busy and _is_older(run, policy.failures_older_than, now)
+        if not run.is_busy and is_older(run.at, policy.failures_older_than, now)
     ]
 
 
-def _is_older(run: Kept, seconds: float | None, now: float) -> bool:
+def is_older(at: float | None, seconds: float | None, now: float) -> bool:
+    """Whether what is of some moment is older than it may be; of none, only than 0 seconds.
+
+    Args:
+        at: In seconds since 1970.
+        seconds: How old it may be; ``None`` for as old as it likes.
+        now: Seconds since 1970.
+    """
     if seconds is None:
         return False
-    if run.at is None:
+    if at is None:
         return seconds <= 0
-    return run.at < now - seconds
+    return at < now - seconds
+
+
+def _ours(kept: Iterable[Kept]) -> list[Kept]:
+    ours = (run for run in kept if not (run.is_busy or run.is_registered))
+    return sorted(ours, key=lambda run: (run.at or 0.0, run.id))
 
 
 def _too_large(by_age: Sequence[Kept], most: int | None) -> list[Chosen]:
