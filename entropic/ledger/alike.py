@@ -50,6 +50,9 @@ _DIRECTIONS: Final = {
     operators.nulls_last_op,
 }
 
+# In SQLite and in PostgreSQL's protocol it is 32,766 and one more.
+_MOST_VALUES: Final = 30_000
+
 # PostgreSQL has a backslash where nothing is said, and SQLite nothing; and both want one character.
 _NO_ESCAPE: Final = "\x1f"
 
@@ -187,6 +190,15 @@ class Alike:
             binary.right = self.sortable(binary.right, kind)
 
 
+def check_count(values: int) -> None:
+    """Raise ``ParamsError`` where conditions have more values than a statement can."""
+    if values > _MOST_VALUES:
+        raise ParamsError(
+            f"the conditions compare with {values:,} values, and a statement can have"
+            f" {_MOST_VALUES:,}: ask in several pieces"
+        )
+
+
 def nested_too_deep() -> ParamsError:
     """What a ``RecursionError`` means."""
     return ParamsError(
@@ -238,6 +250,7 @@ def _among(left: Any, values: list[Any], kind: sa.types.TypeEngine[Any]) -> Any:
     """Whether an expression has one of some values."""
     if not values:
         return sa.false()
+    check_count(len(values))  # first: to put more into a statement takes long
     if isinstance(left, Tuple):
         parts = list(left.clauses)
         return sa.or_(

@@ -18,12 +18,9 @@ from entropic.errors import ParamsError
 from entropic.identity import Identity, shortened
 from entropic.identity.canonical import float_json
 from entropic.identity.coercion import nearest
-from entropic.ledger.alike import Alike
+from entropic.ledger.alike import Alike, check_count
 from entropic.models import RESERVED, Base, EnumValue, PathText, PlainJson, UtcDateTime
 from entropic.models.custom import CustomOrder, CustomValue
-
-# In SQLite and in PostgreSQL's protocol it is 32,766 and one more.
-_MOST_VALUES: Final = 30_000
 
 _RESERVED_TYPES: Final = {"id": str, "result_file": str, "created_at": datetime}
 
@@ -167,11 +164,7 @@ class Conditions:
 def check_values(statement: Statement) -> None:
     """Raise ``ParamsError`` where a statement compares with what no database can."""
     values = statement.constants.values()
-    if len(values) > _MOST_VALUES:
-        raise ParamsError(
-            f"the conditions compare with {len(values):,} values, and a statement can have"
-            f" {_MOST_VALUES:,}: ask in several pieces"
-        )
+    check_count(len(values))
     for value in values:
         if reason := _unfit(value):
             raise ParamsError(f"a condition cannot compare with {shortened(value)}: {reason}")
