@@ -302,7 +302,13 @@ async def simulate_for_a_while_async(params: dict[str, Any]) -> None:
 
 
 @databases.either
-@pytest.mark.parametrize("runner", [simulate_for_a_while, simulate_for_a_while_async])
+@pytest.mark.parametrize(
+    "runner",
+    [
+        simulate_for_a_while,
+        pytest.param(simulate_for_a_while_async, marks=pytest.mark.nightly),
+    ],
+)
 async def test_five_hundred_impatient_calls_leave_things_as_they_were(
     runner: Callable[..., Any],
 ) -> None:

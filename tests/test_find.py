@@ -488,12 +488,12 @@ def test_what_is_run_again_before_its_turn_is_not_deleted(
 def test_what_is_deleted_while_a_stream_goes_on_is_left_out(make_store: Any) -> None:
     """And what is stored meanwhile is not among it."""
     store = make_store()
-    store.sweep({"n": n} for n in range(1200))
+    store.sweep({"n": n} for n in range(700))
     stream = store.iter_find(order_by="n")
     assert next(stream).n == 0
-    store.delete_where(Point.n >= 1100)
+    store.delete_where(Point.n >= 600)
     store.run_or_retrieve({"n": 5000})
-    assert ns(stream) == list(range(1, 1100))
+    assert ns(stream) == list(range(1, 600))
 
 
 def test_a_condition_on_a_model_that_was_defined_again_still_serves(make_store: Any) -> None:

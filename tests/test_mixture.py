@@ -72,7 +72,7 @@ async def take(
     ("database", "seed", "rounds"),
     [
         ("sqlite", 1, 40),
-        ("postgresql", 2, 40),
+        ("postgresql", 2, 25),
         *(pytest.param(name, 3, 5000, marks=pytest.mark.nightly) for name in databases.NAMES),
     ],
     indirect=["database"],

@@ -412,7 +412,7 @@ def tell(machine: Any, stories: int, steps: int) -> None:
 def test_ledgers_do_what_a_model_does() -> None:
     """The normal run: some dozens of stories."""
     # Connecting anew, as owners do here, takes its time on a server.
-    tell(LedgersAgainstAModel, 25 if databases.current().name == "sqlite" else 8, 30)
+    tell(LedgersAgainstAModel, 20 if databases.current().name == "sqlite" else 5, 30)
 
 
 @pytest.mark.nightly
