@@ -347,7 +347,7 @@ def test_a_collected_store_leaves_no_threads_and_no_open_files(executor: str) ->
     ]
     for store in stores:
         store.run_or_retrieve({"n": 3})
-    assert threads_of_stores() > before
+    assert threads_of_stores() - before  # some of which may have been about to end
     assert open_files()
     references = [weakref.ref(store) for store in stores]
     del store, stores

@@ -721,7 +721,7 @@ def rows_by_now() -> dict[int, str]:
 
 # Whose process is killed while workers outlive it is nothing to the database.
 WITH_WORKERS = [
-    ("sqlite", "process", 8),
+    ("sqlite", "process", 5),
     pytest.param("postgresql", "process", 8, marks=pytest.mark.nightly),
 ]
 

@@ -86,6 +86,7 @@ async def orbit(asking: httpx.AsyncClient, record: dict[str, Any]) -> Any:
     return np.load(io.BytesIO(answer.content))
 
 
+@databases.either
 def test_a_set_is_simulated_once_for_all_requests(database: databases.Place) -> None:
     """For those to two servers, too; which answer that they are well meanwhile."""
     grid: dict[str, list[Any]] = {"n": [100, 200, 300], "dt": [0.01]}
