@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     import polars as pl
     import xarray as xr
 
-    from entropic.export import Grid
+    from entropic.export import Grid, Package
     from entropic.outlook import Explanation, Plan
 
 R = TypeVar("R", bound=Base)
+T = TypeVar("T")
 
 
 class AsyncQueries(Generic[R]):
@@ -191,11 +192,9 @@ class AsyncQueries(Generic[R]):
             ParamsError: A condition or the order speaks of what the model does not have.
             DatabaseError: The database failed.
         """
-        from entropic.export import needed, pandas_frame
+        from entropic.export import pandas_frame
 
-        await in_own_thread(needed, "pandas")
-        records = await self.find(*where, order_by=order_by)
-        return await in_own_thread(pandas_frame, self._opening.settings.model, records)
+        return await self._table("pandas", pandas_frame, where, order_by)
 
     async def to_polars(self, *where: Where, order_by: OrderBy = None) -> "pl.DataFrame":
         """Return the stored records that meet all of some conditions as a table of polars.
@@ -213,11 +212,9 @@ class AsyncQueries(Generic[R]):
             ParamsError: A condition or the order speaks of what the model does not have.
             DatabaseError: The database failed.
         """
-        from entropic.export import needed, polars_frame
+        from entropic.export import polars_frame
 
-        await in_own_thread(needed, "polars")
-        records = await self.find(*where, order_by=order_by)
-        return await in_own_thread(polars_frame, self._opening.settings.model, records)
+        return await self._table("polars", polars_frame, where, order_by)
 
     async def to_xarray(
         self,
@@ -317,6 +314,19 @@ class AsyncQueries(Generic[R]):
                 return await opened.pipeline.planner.plan(source, ran_by.workers)
             finally:
                 await opened.executors.release(ran_by)
+
+    async def _table(
+        self,
+        package: "Package",
+        make: Callable[[type[R], Records[R]], T],
+        where: Sequence[Where],
+        order_by: OrderBy,
+    ) -> T:
+        from entropic.export import needed
+
+        await in_own_thread(needed, package)  # before anything is read
+        records = await self.find(*where, order_by=order_by)
+        return await in_own_thread(make, self._opening.settings.model, records)
 
     async def _grid(
         self,

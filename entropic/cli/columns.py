@@ -14,7 +14,7 @@ from entropic.cli.ending import UsageError
 from entropic.cli.where import Condition, Plain, parsed
 from entropic.errors import ParamsError
 from entropic.export import columns as exported
-from entropic.identity import nearest
+from entropic.identity import hint
 from entropic.models import RESERVED, Base, as_utc
 from entropic.reflection import AsStored, Reflected
 
@@ -98,9 +98,7 @@ def attribute(reflected: Reflected, name: str) -> str:
         return name
     if name in by_column:
         return by_column[name]
-    guess = nearest(name, known)
-    hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(known)}"
-    raise UsageError(f"{reflected.name} has no column {name!r}: {hint}")
+    raise UsageError(f"{reflected.name} has no column {name!r}: {hint(name, known)}")
 
 
 def _default(reflected: Reflected) -> list[str]:

@@ -12,7 +12,7 @@ from entropic.artifacts import ResultsFolder
 from entropic.cli.ending import UsageError
 from entropic.database import Database
 from entropic.database.urls import async_url, file_of, masked, reading_url
-from entropic.identity import nearest
+from entropic.identity import hint
 from entropic.ledger import Ledger
 from entropic.ledger.survey import Sample
 from entropic.maintenance.folders import copies, is_named, named, results_of
@@ -61,9 +61,7 @@ class Session:
         if model is None:
             return [self._subject(one) for one in known.values()]
         if model not in known:
-            guess = nearest(model, known)
-            hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(known)}"
-            raise UsageError(f"{self.named} has no model {model!r}: {hint}")
+            raise UsageError(f"{self.named} has no model {model!r}: {hint(model, known)}")
         return [self._subject(known[model])]
 
     def subject(self, model: str | None) -> Subject:

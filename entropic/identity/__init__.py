@@ -26,7 +26,7 @@ from entropic.identity.canonical import (
     sha256,
     text_json,
 )
-from entropic.identity.coercion import nearest, rule_for
+from entropic.identity.coercion import hint, rule_for
 from entropic.models import RESERVED, Base, JsonText, PlainJson, parameters
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "ParameterSet",
     "checked_custom_data",
     "checked_id",
+    "hint",
     "is_heavy",
-    "nearest",
     "shortened",
 ]
 
@@ -277,11 +277,9 @@ class Identity:
         for name in spellings:
             if name in self.parameters or name in RESERVED:
                 return name
-        guess = nearest(str(key), self.parameters)
-        hint = f"did you mean {guess!r}?" if guess else ""
         raise ParamsError(
             f"{self.model.__name__} has no parameter {shortened(key)} (its value:"
-            f" {shortened(value)}): {hint or 'it has ' + ', '.join(self.parameters)}",
+            f" {shortened(value)}): {hint(str(key), self.parameters)}",
             column=str(key),
             value=value,
         )

@@ -303,6 +303,13 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return next((lower[guess] for guess in (*near, *longer)), None)
 
 
+def hint(name: str, names: Iterable[str]) -> str:
+    """What to say of a name that is none of some: the nearest, or all there are."""
+    known = list(names)
+    guess = nearest(name, known)
+    return f"did you mean {guess!r}?" if guess else f"it has {', '.join(known)}"
+
+
 def _enum_json(member: Any) -> str:
     try:
         return canonical(plain(member))

@@ -81,7 +81,6 @@ class Ledger(Generic[R]):
         self._model = model
         self._class = record_class
         self._reader = RowReader(identity, record_class)
-        self._is_bare = is_bare
         self._statements = statements_for(database, identity, is_bare=is_bare)
 
     @cached_property
@@ -90,21 +89,21 @@ class Ledger(Generic[R]):
         from entropic.ledger.queries import Queries  # not loaded by who only runs and retrieves
 
         about = (self._database, self._identity, self._model)
-        return Queries(*about, self._reader, is_bare=self._is_bare)
+        return Queries(*about, self._reader, self._statements)
 
     @cached_property
     def survey(self) -> "Survey":
         """Tells what there is as a whole."""
         from entropic.ledger.survey import Survey  # nor this
 
-        return Survey(self._database, self._identity, self._model, is_bare=self._is_bare)
+        return Survey(self._database, self._identity, self._model, self._statements)
 
     @cached_property
     def clearing(self) -> "Clearing":
         """Forgets what is left of runs without a row."""
         from entropic.ledger.clearing import Clearing
 
-        return Clearing(self._database, self._identity, self._model, self.survey)
+        return Clearing(self._database, self._model, self.survey, self._statements)
 
     async def look_up(self, ids: Sequence[str]) -> dict[str, Entry[R]]:
         """What there is under each of these ids; every id is in the answer.

@@ -123,8 +123,7 @@ class Alike:
             return self._dialect.by_decimal_value(element)
         if isinstance(kind, sa.Enum) and kind.native_enum:  # in the order of its definition
             return self._dialect.by_code_points(sa.cast(element, sa.String()))
-        plain = kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
-        is_text = isinstance(plain, sa.String)
+        is_text = isinstance(_kept_as(kind), sa.String)
         return self._dialect.by_code_points(element) if is_text else element
 
     def _rewritten(self, clause: Any) -> Any:
@@ -290,10 +289,13 @@ def _check_arithmetic(element: Any) -> None:
 
 def _is_computable(part: Any) -> bool:
     kind = part.type
-    plain = kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
     return not isinstance(kind, ExactDecimal) and not isinstance(
-        plain, sa.Interval | sa.Date | sa.DateTime
+        _kept_as(kind), sa.Interval | sa.Date | sa.DateTime
     )
+
+
+def _kept_as(kind: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+    return kind.impl_instance if isinstance(kind, sa.TypeDecorator) else kind
 
 
 def _operands(element: Any) -> Iterator[Any]:

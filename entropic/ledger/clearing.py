@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import sqlalchemy as sa
 
 from entropic.database import Begin, Database, Transaction
-from entropic.identity import Identity
-from entropic.ledger.statements import RUN, statements_for
+from entropic.ledger.statements import RUN, Statements
 from entropic.ledger.survey import Survey, Trace
 from entropic.models import runs_table
 
@@ -19,16 +18,18 @@ class Clearing:
 
     Args:
         database: The open database.
-        identity: The model's rules in it.
         model: The model's name in the side tables.
         survey: Knows what is left.
+        statements: The model's, there.
     """
 
-    def __init__(self, database: Database, identity: Identity, model: str, survey: Survey) -> None:
+    def __init__(
+        self, database: Database, model: str, survey: Survey, statements: Statements
+    ) -> None:
         self._database = database
         self._model = model
         self._survey = survey
-        self._statements = statements_for(database, identity)
+        self._statements = statements
 
     async def disown(
         self,

@@ -5,7 +5,7 @@ database is left to ``alike``.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from entropic.database import Dialect, Statement
 from entropic.errors import ParamsError
 from entropic.identity import Identity, shortened
-from entropic.identity.canonical import float_json
-from entropic.identity.coercion import nearest
+from entropic.identity.canonical import Unfit, checked_int64, checked_text, float_json
+from entropic.identity.coercion import hint
 from entropic.ledger.alike import Alike, check_count
 from entropic.models import RESERVED, Base, EnumValue, PathText, PlainJson, UtcDateTime
 from entropic.models.custom import CustomOrder, CustomValue
@@ -112,9 +112,8 @@ class Conditions:
     def _column(self, name: str) -> sa.Column[Any]:
         if name in self._columns:
             return self._columns[name]
-        guess = nearest(name, self._columns)
-        hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(self._columns)}"
-        raise ParamsError(f"{self._name} has no column {shortened(name)}: {hint}", column=name)
+        why = hint(name, self._columns)
+        raise ParamsError(f"{self._name} has no column {shortened(name)}: {why}", column=name)
 
     def _ordered(self, one: object) -> Iterator[sa.ColumnElement[Any]]:
         match one:
@@ -176,23 +175,23 @@ def check_values(statement: Statement) -> None:
 
 def _unfit(value: Any) -> str | None:
     match value:
-        case int() if not -(2**63) <= value < 2**63:
-            return "it does not fit 64 bits"
         case float() if math.isnan(value):
             return "NaN is neither smaller nor larger than a number"
         case Decimal() if not value.is_finite():
             return "no decimal of a run is infinite, or NaN"
-        case str() if "\0" in value or not _is_unicode(value):
+        case int() if _refuses(checked_int64, value):
+            return "it does not fit 64 bits"
+        case str() if _refuses(checked_text, value):
             return "no text in a database has NUL or half a character in it"
     return None
 
 
-def _is_unicode(text: str) -> bool:
+def _refuses(check: Callable[[Any], object], value: Any) -> bool:
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        check(value)
+    except Unfit:
+        return True
+    return False
 
 
 def _equal(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool] | None:

@@ -17,7 +17,7 @@ from entropic.ledger.alike import nested_too_deep
 from entropic.ledger.conditions import Conditions, Selection, check_values
 from entropic.ledger.entries import Entry, OrderBy, Where
 from entropic.ledger.reading import RowReader
-from entropic.ledger.statements import statements_for
+from entropic.ledger.statements import Statements
 from entropic.models import Base
 
 R = TypeVar("R", bound=Base)
@@ -34,7 +34,7 @@ class Queries(Generic[R]):
         identity: The model's rules in it.
         model: The model's name in the side tables.
         reader: Reads its rows.
-        is_bare: Whether the database has no side tables.
+        statements: The model's, there.
     """
 
     def __init__(
@@ -43,15 +43,14 @@ class Queries(Generic[R]):
         identity: Identity,
         model: str,
         reader: RowReader[R],
-        *,
-        is_bare: bool = False,
+        statements: Statements,
     ) -> None:
         self._database = database
         self._identity = identity
         self._model = model
         self._conditions = Conditions(identity, database.dialect)
         self._reader = reader
-        self._statements = statements_for(database, identity, is_bare=is_bare)
+        self._statements = statements
 
     async def entries(
         self,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from entropic.database import Database, Transaction
 from entropic.identity import Identity
 from entropic.ledger.reading import is_name
-from entropic.ledger.statements import RUN, statements_for
+from entropic.ledger.statements import RUN, Statements
 
 _MOST_SAMPLES: Final = 100
 
@@ -108,16 +108,16 @@ class Survey:
         database: The open database.
         identity: The model's rules in it.
         model: The model's name in the side tables.
-        is_bare: Whether the database has no side tables.
+        statements: The model's, there.
     """
 
     def __init__(
-        self, database: Database, identity: Identity, model: str, *, is_bare: bool = False
+        self, database: Database, identity: Identity, model: str, statements: Statements
     ) -> None:
         self._database = database
         self._model = model
         self._columns = sa.inspect(identity.model).columns
-        self._statements = statements_for(database, identity, is_bare=is_bare)
+        self._statements = statements
         self._stored = self._statements.stored(model)
         self._is_live = self._statements.is_live
         self._has_row = sa.exists().where(self._columns["id"] == RUN.id)
