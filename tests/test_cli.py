@@ -139,6 +139,15 @@ def test_the_version_is_that_of_the_package() -> None:
         shown = runner.invoke(app, [command, "--help"])
         assert shown.exit_code == 0
         assert f"Examples:\n    entropic {command}" in shown.stdout
+        assert "--json" in shown.stdout
+
+
+def test_json_is_a_format_of_export(runs: list[Any]) -> None:
+    """Said either way; another format beside it is refused."""
+    by_format = entropic("export", "--format", "json").stdout
+    assert entropic("export", "--json").stdout == by_format
+    assert len(json.loads(by_format)) == len(runs)
+    assert "say one of them" in refused("export", "--json", "-f", "csv")
 
 
 def test_stats_counts_runs_bytes_and_seconds(runs: list[Any]) -> None:

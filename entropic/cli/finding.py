@@ -11,6 +11,7 @@ import typer
 from entropic.cli import formats, options, output
 from entropic.cli.columns import Column, columns, conditions, order, rows_of
 from entropic.cli.commands import Command, command
+from entropic.cli.ending import UsageError
 from entropic.cli.session import Subject, session
 from entropic.ledger import of_record
 from entropic.models import Base
@@ -84,13 +85,15 @@ async def export(
     shown: Columns = None,
     limit: Limit = None,
     kind: Annotated[
-        formats.Format, typer.Option("--format", "-f", help="What to write.")
-    ] = formats.Format.CSV,
+        formats.Format | None,
+        typer.Option("--format", "-f", help="What to write; by default CSV."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Where to; else to the output."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    as_json: options.AsJson = False,
     lock_timeout: options.LockTimeout = options.LOCK_TIMEOUT,
 ) -> None:
     """Write stored runs, whole, for another program: as CSV, JSON or Parquet.
@@ -98,12 +101,15 @@ async def export(
     In CSV and Parquet, what is JSON is text; a Parquet file has the columns of to_polars, so one
     for each key of custom_data. It needs polars, and --output.
     """
+    if as_json and kind not in (None, formats.Format.JSON):
+        raise UsageError(f"--json is --format json, and not {kind}: say one of them")
+    chosen_kind = formats.Format.JSON if as_json else kind or formats.Format.CSV
     async with session(db, lock_timeout) as opened:
         subject = opened.subject(model)
         wanted = conditions(subject.reflected, where or ())
         chosen = _all_columns(subject) if shown is None else columns(subject.reflected, shown)
         by = order(subject.reflected, sort)
-        with formats.opened(kind, out, chosen, force=force) as writer:
+        with formats.opened(chosen_kind, out, chosen, force=force) as writer:
             async for records in _pages(subject, wanted, by, limit):
                 writer.write(records)
 
