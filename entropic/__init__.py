@@ -4,10 +4,11 @@ A model says what the parameters are, a runner makes one result file of them, an
 each distinct parameter set once, ever.
 """
 
-import gc
 import importlib
 import logging
 from typing import TYPE_CHECKING, Any
+
+from entropic._collector import uncollected
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Mapped as Mapped
@@ -105,15 +106,8 @@ if not TYPE_CHECKING:  # which would then believe in any name
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        # The collector looks again and again at what SQLAlchemy has made, and none of it is
-        # garbage: that takes a fifth of the time that the import takes.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
+        with uncollected():  # or looking at what SQLAlchemy makes takes a fifth of the time
             value = getattr(importlib.import_module(home), name)
-        finally:
-            if collects:
-                gc.enable()
         globals()[name] = value
         return value
 

@@ -10,6 +10,7 @@ import sys
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -660,6 +661,56 @@ def test_sets_share_an_id_exactly_when_the_model_sees_them_as_equal(examples: in
 
     holds(4 * examples, check, pairs())
     assert seen == {True, False}
+
+
+class Plain(Base):
+    """Nothing but types of which most values need no coercion."""
+
+    __tablename__ = "plain"
+
+    flag: Mapped[bool]
+    small: Mapped[int] = mapped_column(sa.SmallInteger())
+    n: Mapped[int] = mapped_column(default=3)
+    x: Mapped[float] = mapped_column(default=0.5)
+    name: Mapped[str]
+    code: Mapped[str] = mapped_column(sa.String(3), default="a")
+
+
+@thoroughly
+def test_values_that_need_no_coercion_are_as_if_coerced(examples: int) -> None:
+    """The short way gives what the long one gives, ids and errors; in any order of keys."""
+    identity = fresh(Plain)
+    ways = set()
+    numbers = st.integers() | st.floats() | st.integers(-4, 4).map(float) | st.booleans()
+    texts = st.text(max_size=5) | st.sampled_from(["a", "é", "\0", "\ud800"]) | st.none()
+    values = {
+        "flag": st.booleans() | st.integers(0, 2),
+        "small": st.integers(-(2**15), 2**15) | numbers,
+        "n": st.integers(-(2**63) - 1, 2**63) | st.just(3) | numbers,
+        "x": st.floats() | st.sampled_from([0.5, -0.0, 1e22, 0.1 + 0.2, 5e-324]) | numbers,
+        "name": texts,
+        "code": texts,
+    }
+
+    def outcome(params: Any) -> Any:
+        try:
+            return identity.resolve(params)
+        except ParamsError as error:
+            return str(error)
+
+    def check(params: dict[str, Any]) -> None:
+        coerced = outcome(MappingProxyType(params))  # no dict: that goes the long way
+        turned = dict(reversed(params.items()))
+        for found in (outcome(params), outcome(turned)):
+            assert repr(found) == repr(coerced)  # 0.0 is -0.0, and True is 1
+        ways.add(identity._exact(params) is not None)
+
+    holds(
+        4 * examples,
+        check,
+        st.fixed_dictionaries({}, optional=values) | st.fixed_dictionaries(values),
+    )
+    assert ways == {True, False}
 
 
 @thoroughly

@@ -7,6 +7,7 @@ for one that is itself waiting. The loop that the tasks are on is left to the po
 import asyncio
 import contextvars
 import functools
+import itertools
 import queue
 import threading
 import time
@@ -309,7 +310,12 @@ class CallerItems(Generic[T]):
 
     @classmethod
     def wrap(cls, items: Any) -> Any:
-        """An iterable as one that is read on this thread; an async one, or none, as it is."""
+        """An iterable as one that is read on this thread; an async one, or none, as it is.
+
+        So is a list: to read it runs nobody's code, and needs no hop.
+        """
+        if type(items) in (list, tuple):
+            return items
         is_plain = isinstance(items, Iterable) and not isinstance(items, Mapping | str | bytes)
         return cls(items) if is_plain else items
 
@@ -333,12 +339,18 @@ class CallerItems(Generic[T]):
         return take_slice(self._iterator, most)
 
 
+# What comes of these comes at once.
+_AT_HAND: Final[tuple[type, ...]] = (type(iter([])), type(iter(())))
+
+
 def take_slice(items: Iterator[T], most: int) -> list[T]:
     """The next items that come within some milliseconds, at least one and at most ``most``.
 
     Returns:
         An empty list at the end.
     """
+    if isinstance(items, _AT_HAND):
+        return list(itertools.islice(items, most))
     taken: list[T] = []
     deadline = time.monotonic() + _SLICE_SECONDS
     for item in items:

@@ -177,7 +177,7 @@ class ResultsFolder:
         if name is None:
             return self._locate_2x(id, stored, size)
         if folder == self.id:
-            if is_whole(self._prefix + name, size):
+            if self.has(name, size):
                 return self.given(name)
             if folder_id(self.path) == self.id:
                 return None
@@ -447,10 +447,18 @@ class ResultsFolder:
         except OSError as error:
             raise self._unusable(error) from error
 
+    def has(self, name: str, size: int | None) -> bool:
+        """Whether a result has this name here, of that many bytes where the number is known."""
+        return is_whole(self._prefix + name, size)
+
     def given(self, name: str) -> str:
         """The path to give for a name in this folder: as spelled, where that leads here."""
+        return self.given_prefix() + name
+
+    def given_prefix(self) -> str:
+        """What all these paths begin with, at the moment."""
         spelled_leads_here = self._cwd is None or self._cwd == working_directory()
-        return self.spell(name) if spelled_leads_here else self._prefix + name
+        return self._spelled_prefix if spelled_leads_here else self._prefix
 
     def _locate_elsewhere(
         self,

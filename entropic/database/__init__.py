@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from entropic._backoff import next_look
+from entropic._collector import uncollected
 from entropic._shield import to_the_end, undisturbed
 from entropic.database.dialect import Begin, Dialect, Fault, Session
 from entropic.database.sessions import Sessions, drop
@@ -168,7 +169,8 @@ class Database:
         bound = statement.bind(values)
 
         def work(rows: list[Any]) -> T:
-            return function(statement.rows(rows))
+            with uncollected():
+                return function(statement.rows(rows))
 
         sessions = self._scanners if is_long else self._readers
         return await self._using(sessions, lambda s: s.fetch_and(statement.sql, bound, work))

@@ -98,6 +98,13 @@ class Identity:
             (name, f"{text_json(name)}:", self._rules[name].canonical, self._defaults.get(name))
             for name in sorted(self.parameters)
         ]
+        self._names = list(self.parameters)
+        self._exact_types = [rule.exact for rule in self._rules.values()]
+        # The same as the writers, for values of exactly these types, by their places.
+        self._exact_writers = [
+            (self._names.index(name), key, self._rules[name].exact_json, default)
+            for name, key, _, default in self._writers
+        ]
         self._check_defaults()
 
     def resolve(self, params: Mapping[str, Any]) -> ParameterSet:
@@ -114,6 +121,9 @@ class Identity:
             ParamsError: An unknown key, a missing parameter, or a value that its column cannot
                 take without loss; names the column, the value and the nearest valid name.
         """
+        exact = self._exact(params)
+        if exact is not None:
+            return exact
         params = self._by_name(params)
         values = {
             name: self.coerce(name, params[name]) if name in params else self._default(name, params)
@@ -124,6 +134,29 @@ class Identity:
             return ParameterSet(checked_id(params["id"]), values, digest, has_own_id=True)
         older = self._id_2x(params, values) if self._from_2x else None
         return ParameterSet(digest[:16], values, digest, older)
+
+    def _exact(self, params: Mapping[str, Any]) -> ParameterSet | None:
+        """What ``resolve`` gives for plain values that need no coercion, in half the time.
+
+        ``None`` where it cannot be seen at once that none of them does.
+        """
+        if type(params) is not dict or len(params) != len(self._names) or self._from_2x:
+            return None
+        try:
+            values = [params[name] for name in self._names]
+        except KeyError:
+            return None
+        if list(map(type, values)) != self._exact_types:
+            return None
+        parts = []
+        for at, key, write, default in self._exact_writers:
+            text = write(values[at])
+            if text is None:
+                return None
+            if text != default:
+                parts.append(key + text)
+        digest = sha256(f"{{{','.join(parts)}}}")
+        return ParameterSet(digest[:16], dict(zip(self._names, values, strict=True)), digest)
 
     def coerce_given(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The coerced values of those parameters that are given: for a request by id.
@@ -154,12 +187,12 @@ class Identity:
         return sha256(self.canonical(values))
 
     def is_same(self, asked: ParameterSet, stored: Mapping[str, Any]) -> bool:
-        """Whether a parameter set is that of stored values.
+        """Whether a parameter set is that of stored values, among which may be other columns'.
 
         Raises:
             Exception: What is stored cannot be values of the model.
         """
-        if self._is_scalar and asked.values == stored:
+        if self._is_scalar and asked.values.items() <= stored.items():
             return True
         return self.digest(stored) == asked.digest
 

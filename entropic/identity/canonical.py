@@ -234,13 +234,31 @@ def decimal_text(number: Decimal) -> str:
     return format(shortest, "f") if -40 <= exponent <= 40 else str(shortest)
 
 
+# What json.dumps calls, which looks at all its options first.
+_encoder: Final = json.JSONEncoder()
+
+
 def text_json(text: str) -> str:
     """A string as canonical JSON: ASCII, as entropic 2 wrote it."""
-    return json.dumps(text)
+    return _encoder.encode(text)
+
+
+# With its point, and a digit before it, such a text has 15 significant digits at most.
+_SURELY_SHORT: Final = 16
+_ODD_FLOATS: Final = frozenset(("nan", "inf", "-inf", "-0.0"))
+
+
+def short_float_json(number: float) -> str | None:
+    """The canonical JSON of a float that Python writes in a few digits; ``None`` for others."""
+    text = repr(number)
+    return text if len(text) <= _SURELY_SHORT and text not in _ODD_FLOATS else None
 
 
 def float_json(number: float) -> str:
     """A float as canonical JSON: 15 significant digits, so that 0.1 + 0.2 is 0.3."""
+    short = short_float_json(number)
+    if short is not None:
+        return short
     if not math.isfinite(number):
         return "Infinity" if number > 0 else "-Infinity"
     rounded = float(f"{number:.15g}")

@@ -33,6 +33,7 @@ from entropic.identity.canonical import (
     is_numpy,
     numpy_item,
     plain,
+    short_float_json,
     text_json,
 )
 from entropic.models import (
@@ -58,12 +59,17 @@ class Rule:
         coerce: A value as the column types it; raises ``Unfit`` with the reason.
         canonical: The canonical JSON of a coerced or stored value.
         is_scalar: Whether values that are equal have one canonical form.
+        exact: The type of most values that need no coercion, where they are soon told.
+        exact_json: The canonical JSON of a value of exactly that type; ``None`` where it may have
+            to be coerced.
     """
 
     type_name: str
     coerce: Callable[[Any], Any]
     canonical: Callable[[Any], str]
     is_scalar: bool = False
+    exact: type | None = None
+    exact_json: Callable[[Any], str | None] = lambda _: None
 
 
 def rule_for(parameter: Parameter) -> Rule:
@@ -101,7 +107,10 @@ def _bool(_: Any) -> Rule:
             return bool(number)
         raise Unfit("only True, False, 1 and 0 are bools")
 
-    return Rule("a bool", coerce, lambda value: "true" if value else "false", is_scalar=True)
+    def write(value: Any) -> str:
+        return "true" if value else "false"
+
+    return Rule("a bool", coerce, write, is_scalar=True, exact=bool, exact_json=write)
 
 
 def _int(kind: Any) -> Rule:
@@ -121,14 +130,27 @@ def _int(kind: Any) -> Rule:
             raise Unfit("it is no whole number")
         return whole
 
-    return Rule("an int", coerce, lambda value: str(int(value)), is_scalar=True)
+    def exact_json(value: int) -> str | None:
+        return str(value) if -limit <= value < limit else None
+
+    def write(value: Any) -> str:
+        return str(int(value))
+
+    return Rule("an int", coerce, write, is_scalar=True, exact=int, exact_json=exact_json)
 
 
 def _float(kind: Any) -> Rule:
     precision = getattr(kind, "precision", None)
     if isinstance(kind, sa.REAL) or (precision is not None and precision <= _SINGLE_BITS):
         raise Unfit("PostgreSQL rounds it to single precision; use Double, as Mapped[float] does")
-    return Rule("a float", _as_float, float_json, is_scalar=True)
+    return Rule(
+        "a float",
+        _as_float,
+        float_json,
+        is_scalar=True,
+        exact=float,
+        exact_json=short_float_json,
+    )
 
 
 _SINGLE_BITS: Final = 24
@@ -195,7 +217,11 @@ def _str(kind: Any) -> Rule:
             raise Unfit(f"it is longer than the column's {length} characters")
         return text
 
-    return Rule("a str", coerce, text_json, is_scalar=True)
+    def exact_json(text: str) -> str | None:
+        is_plain = length is None and text.isascii() and "\0" not in text
+        return text_json(text) if is_plain else None
+
+    return Rule("a str", coerce, text_json, is_scalar=True, exact=str, exact_json=exact_json)
 
 
 def _as_text(value: Any) -> str:

@@ -7,7 +7,7 @@ so a late owner can be told from the current one. Files are left to ``artifacts`
 
 import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -277,11 +277,8 @@ class Ledger(Generic[R]):
                 raise conflict
             # The name that an earlier run had in the folder stays the id's own.
             known = before[id].result
-            result = replace(
-                published.result,
-                folder=known.folder,
-                name=known.name,
-                companions=known.companions,
+            result = published.result._replace(
+                folder=known.folder, name=known.name, companions=known.companions
             )
             stored = [(replace(run, token=token), replace(published, result=result))]
             return (await self._store(transaction, stored, before))[id]
@@ -420,8 +417,11 @@ class Ledger(Generic[R]):
         Raises:
             SchemaError: It holds what cannot be parameters of the model.
         """
-        if entry.record is None or self._is_same(parameters, entry):
-            return None
+        try:
+            if entry.record is None or self._identity.is_same(parameters, entry.record.__dict__):
+                return None
+        except Exception as error:
+            raise _unreadable(parameters.id, entry) from error
         names = self._identity.differences(parameters.values, entry.values)
         differing = ", ".join(
             f"{name} is {shortened(entry.values[name])} there and"
@@ -433,12 +433,6 @@ class Ledger(Generic[R]):
             " was overwritten: choose another id, or delete that run first",
             id=parameters.id,
         )
-
-    def _is_same(self, parameters: ParameterSet, entry: Entry[R]) -> bool:
-        try:
-            return self._identity.is_same(parameters, entry.values)
-        except Exception as error:
-            raise _unreadable(parameters.id, entry) from error
 
     def _failure(self, id: str, attempts: int, error: object) -> Failure:
         about = _told(error)
@@ -495,11 +489,8 @@ class Ledger(Generic[R]):
                 for column, name in zip(_RESULT_NAMES, _RESULT_FIELDS, strict=True)
             }
             settled.append(_bound({"model": self._model, "id": id, "token": run.token, **about}))
-            values = run.parameters.values
-            record = detached(self._class, {**reserved, **values})
-            done[id] = Entry(
-                record, values, published.result, run.token, run.token, is_claimed=False
-            )
+            record = detached(self._class, {**reserved, **run.parameters.values})
+            done[id] = Entry(record, published.result, run.token, run.token, is_claimed=False)
         await transaction.execute_many(self._statements.store, rows)
         await transaction.execute_many(self._statements.settle, settled)
         return done
@@ -525,7 +516,7 @@ def _told(error: object) -> dict[str, str]:
 
 
 _RESULT_NAMES: Final = tuple(column.name for column in RESULT_COLUMNS)
-_RESULT_FIELDS: Final = tuple(field.name for field in fields(Result))
+_RESULT_FIELDS: Final = Result._fields
 
 
 def _bound(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
 from entropic.errors import Failure
 from entropic.identity import ParameterSet
-from entropic.models import Base
+from entropic.models import RESERVED, Base, columns_of
 
 R = TypeVar("R", bound=Base)
 
@@ -20,8 +20,7 @@ OrderBy = Any
 """A column, what ``asc`` and ``desc`` make of one, its name (``"-dt"``), or several of these."""
 
 
-@dataclass(slots=True)  # frozen, to make one of each row would take six times as long
-class Result:
+class Result(NamedTuple):  # a frozen dataclass takes six times as long to make, for each row
     """Where a run's result is, and what is known of it.
 
     Attributes:
@@ -47,13 +46,11 @@ class Result:
     elapsed_seconds: float | None = None
 
 
-@dataclass(slots=True)  # the same
-class Entry(Generic[R]):
+class Entry(NamedTuple, Generic[R]):  # the same
     """What the database holds under one id: a stored run, or only traces of one.
 
     Attributes:
         record: A plain detached instance of the model as it is stored; ``None`` without a row.
-        values: The stored parameters; empty without a row.
         result: The bookkeeping; all ``None`` for a row that entropic 2 left.
         token: The token of its last owner, or 0.
         published: The token of the stored result, or 0.
@@ -61,11 +58,16 @@ class Entry(Generic[R]):
     """
 
     record: R | None
-    values: Mapping[str, Any]
     result: Result
     token: int
     published: int
     is_claimed: bool
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The stored parameters; empty without a row."""
+        stored = {} if self.record is None else columns_of(self.record)
+        return {name: value for name, value in stored.items() if name not in RESERVED}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """From a row, as the statements return it, to what it says of a run."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 from entropic.identity import Identity
@@ -21,25 +22,23 @@ class RowReader(Generic[R]):
     def __init__(self, identity: Identity, record_class: type[R]) -> None:
         self._class = record_class
         self._names = (*RESERVED, *identity.parameters)
+        last = 1 + len(self._names)
+        columns, about = slice(1, last), slice(last + 3, None)
+        self._parts = itemgetter(0, 1, columns, last, last + 1, last + 2, about)
 
     def entries(self, rows: Sequence[Sequence[Any]]) -> dict[str, Entry[R]]:
         """What they say, by the ids that were asked for, in the order of the rows."""
-        first, last = 1 + len(RESERVED), 1 + len(self._names)
+        names, parts = self._names, self._parts
         entries = {}
         for row in rows:
-            key, id = row[:2]
+            key, id, stored, token, published, is_claimed, about = parts(row)
             record = None
-            values: dict[str, Any] = {}
             if id is not None:
-                record = detached(self._class, zip(self._names, row[1:last], strict=True))
-                values = dict(zip(self._names[len(RESERVED) :], row[first:last], strict=True))
-            token, published, is_claimed, *about = row[last:]
-            result = Result(*about)
+                record = detached(self._class, zip(names, stored, strict=True))
+            result = Result._make(about)
             if not is_name(result.name, key):
-                result.name = None
-            entries[key] = Entry(
-                record, values, result, token or 0, published or 0, bool(is_claimed)
-            )
+                result = result._replace(name=None)
+            entries[key] = Entry(record, result, token or 0, published or 0, bool(is_claimed))
         return entries
 
 

@@ -62,6 +62,7 @@ __all__ = [
     "Records",
     "UtcDateTime",
     "as_utc",
+    "columns_of",
     "columns_table",
     "copied",
     "detached",
@@ -367,8 +368,12 @@ def detached(model: type[R], values: Mapping[str, Any] | Iterable[tuple[str, Any
 
 def copied(record: R) -> R:
     """A record like another one, and independent of it."""
-    values = {k: v for k, v in record.__dict__.items() if k != "_sa_instance_state"}
-    return detached(type(record), copy.deepcopy(values))
+    return detached(type(record), copy.deepcopy(columns_of(record)))
+
+
+def columns_of(record: Base) -> dict[str, Any]:
+    """What a record holds of its row, by the names of its attributes."""
+    return {k: v for k, v in record.__dict__.items() if k != "_sa_instance_state"}
 
 
 def _mapper(model: Any) -> Mapper[Any]:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from entropic.artifacts import ResultsFolder
 from entropic.errors import EntropicError, ParamsError, ResultsDirError, SchemaError
@@ -27,8 +27,7 @@ _LOOKS: Final = 50
 _LOOK_SECONDS: Final = 0.02
 
 
-@dataclass(slots=True)  # frozen, to make one of each row would take six times as long
-class Answer(Generic[R]):
+class Answer(NamedTuple, Generic[R]):
     """What a look-up says of one parameter set.
 
     Attributes:
@@ -184,10 +183,10 @@ class Lookup(Generic[R]):
             DatabaseError: The database failed.
         """
         found = await self._near.ask(sets)
-        if any(isinstance(one, _Far) for one in found):
+        if _Far in set(map(type, found)):
             # Each request by itself: nobody else waits for what may take long, or never end.
-            found = await self._cache.threads.run(self._judge_far, found)
-        return [one for one in found if isinstance(one, Answer)]
+            return await self._cache.threads.run(self._judge_far, found)
+        return cast("list[Answer[R]]", found)
 
     async def _look_up(self, sets: list[ParameterSet]) -> list[Answer[R] | "_Far[R]"]:
         ids = dict.fromkeys([s.id for s in sets])
@@ -200,25 +199,32 @@ class Lookup(Generic[R]):
         self, sets: Sequence[ParameterSet], entries: Mapping[str, Entry[R]]
     ) -> list[Answer[R] | "_Far[R]"]:
         """In the connection's thread, which others wait for: what takes no time to speak of."""
-        chosen = [self._choose(wanted, entries) for wanted in sets]
+        chosen = [
+            (wanted, entries[wanted.id])
+            if wanted.id_2x is None
+            else self._choose(wanted, wanted.id_2x, entries)
+            for wanted in sets
+        ]
         if len({wanted.id for wanted, _ in chosen}) < len(chosen):
             chosen = _each_its_own(chosen)
-        return [
-            self._judge(wanted, entry) if self._is_near(wanted, entry) else _Far(wanted, entry)
-            for wanted, entry in chosen
-        ]
+        folder = self._cache.folder
+        are_light = not is_heavy(*[wanted.values for wanted in sets])
+        prefix = folder.given_prefix()
+        found: list[Answer[R] | _Far[R]] = []
+        for wanted, entry in chosen:
+            is_small = are_light or not is_heavy(wanted.values)
+            if entry.record is None:
+                found.append(Answer(wanted, entry))
+            elif is_small and folder.is_local and is_here(folder, entry):
+                found.append(self._judge(wanted, entry, prefix))
+            else:
+                found.append(_Far(wanted, entry))
+        return found
 
-    def _judge_far(self, found: Sequence[Answer[R] | "_Far[R]"]) -> list[Answer[R] | "_Far[R]"]:
+    def _judge_far(self, found: Sequence[Answer[R] | "_Far[R]"]) -> list[Answer[R]]:
         return [
             self._judge(one.wanted, one.entry) if isinstance(one, _Far) else one for one in found
         ]
-
-    def _is_near(self, wanted: ParameterSet, entry: Entry[R]) -> bool:
-        """Whether no large values are to be compared, and no file is far away."""
-        if entry.record is None:
-            return True
-        folder = self._cache.folder
-        return is_here(folder, entry) and folder.is_local and not is_heavy(wanted.values)
 
     def _resolve(self, batch: Sequence[Wanted], first: int) -> list[ParameterSet]:
         resolved = []
@@ -235,27 +241,36 @@ class Lookup(Generic[R]):
         return resolved
 
     def _choose(
-        self, wanted: ParameterSet, entries: Mapping[str, Entry[R]]
+        self, wanted: ParameterSet, id_2x: str, entries: Mapping[str, Entry[R]]
     ) -> tuple[ParameterSet, Entry[R]]:
         """The set under the id that it is, or will be, stored under, and what there is."""
         entry = entries[wanted.id]
-        if entry.record is None and wanted.id_2x is not None:
-            older = entries[wanted.id_2x]
+        if entry.record is None:
+            older = entries[id_2x]
             # Ids of entropic 2 collide: only the parameters say whether it is the same run.
             with contextlib.suppress(SchemaError):
                 if older.record is None or self._cache.ledger.conflict(wanted, older):
                     return wanted, entry
-            return replace(wanted, id=wanted.id_2x), older  # or it cannot be read, which is told
+            return replace(wanted, id=id_2x), older  # or it cannot be read, which is told
         return wanted, entry
 
-    def _judge(self, wanted: ParameterSet, entry: Entry[R]) -> Answer[R]:
-        """In a thread: compare the stored parameters, and look for the result."""
-        if entry.record is None:
-            return Answer(wanted, entry)
+    def _judge(self, wanted: ParameterSet, entry: Entry[R], prefix: str | None = None) -> Answer[R]:
+        """In a thread: compare the stored parameters, and look for the result.
+
+        Args:
+            wanted: The set.
+            entry: What is stored under its id: a row.
+            prefix: What the paths of results here begin with, where this is known to be one.
+        """
+        assert entry.record is not None
         try:
             if conflict := self._cache.ledger.conflict(wanted, entry):
                 return Answer(wanted, entry, error=conflict)
-            path = locate(self._cache.folder, wanted.id, entry)
+            folder, name, path = self._cache.folder, entry.result.name, None
+            if prefix is not None and name is not None and folder.has(name, entry.result.size):
+                path = prefix + name
+            else:
+                path = locate(folder, wanted.id, entry)
         except (ResultsDirError, SchemaError) as error:  # of this one alone, not of its batch
             return Answer(wanted, entry, error=error)
         if path is None:
@@ -287,7 +302,7 @@ def _each_its_own(
 
 def _copy(entry: Entry[R]) -> Entry[R]:
     assert entry.record is not None
-    return replace(entry, record=copied(entry.record))
+    return entry._replace(record=copied(entry.record))
 
 
 def is_here(folder: ResultsFolder, entry: Entry[Any]) -> bool:

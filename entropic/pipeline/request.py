@@ -9,6 +9,7 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 from entropic._shield import to_the_end
@@ -110,7 +111,7 @@ class Request(Generic[R]):
         finally:
             await self._source.aclose()
         self._check_end()
-        return [record for _, record in sorted(self._ready, key=lambda output: output[0])]
+        return [record for _, record in sorted(self._ready, key=itemgetter(0))]
 
     async def next(self) -> list[tuple[int, R]]:
         """Some of the records that are ready, or none at the end; work goes on in between.
@@ -237,21 +238,22 @@ class Request(Generic[R]):
                 self._check_own_id(parameters)
             places.setdefault(parameters.id, []).append(position)
         self._position += len(batch)
-        by_id = {parameters.id: parameters for parameters in reversed(sets)}
         new = self._schedule.offered(list(places))
-        self._join({id: places[id] for id in places.keys() - set(new)})
+        if len(new) < len(sets):
+            self._join({id: places[id] for id in places.keys() - set(new)})
+            by_id = {parameters.id: parameters for parameters in reversed(sets)}
+            sets = [by_id[id] for id in new]
         hits, misses = [], []
         is_told = _logger.isEnabledFor(logging.INFO)
-        for id, answer in zip(
-            new, await self._lookup.answer([by_id[id] for id in new]), strict=True
-        ):
-            if answer.error is not None and not self._is_forced_through(answer.error):
-                raise answer.error
-            if answer.record is not None and not self._force:
+        for id, answer in zip(new, await self._lookup.answer(sets), strict=True):
+            record = answer.record
+            if record is not None and not self._force:
                 if is_told:
                     _logger.info("hit %s", answer.parameters.id)
                 hits.append(id)
-                self._put(places[id], answer.record)
+                self._put(places[id], record)
+            elif answer.error is not None and not self._is_forced_through(answer.error):
+                raise answer.error
             else:
                 self._missing[id] = answer
                 self._places[id] = places[id]
@@ -294,7 +296,7 @@ class Request(Generic[R]):
     def _put(self, places: Sequence[int], record: R) -> None:
         """A record is ready; a copy of its own for each set that asked for it."""
         self._ready.append((places[0], record))
-        if self._is_streamed:
+        if self._is_streamed and len(places) > 1:
             self._ready.extend((place, copied(record)) for place in places[1:])
         self._has_output.set()
 
