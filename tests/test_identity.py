@@ -699,17 +699,25 @@ def test_values_that_need_no_coercion_are_as_if_coerced(examples: int) -> None:
             return str(error)
 
     def check(params: dict[str, Any]) -> None:
-        coerced = outcome(MappingProxyType(params))  # no dict: that goes the long way
-        turned = dict(reversed(params.items()))
-        for found in (outcome(params), outcome(turned)):
-            assert repr(found) == repr(coerced)  # 0.0 is -0.0, and True is 1
+        for one in (params, dict(reversed(params.items()))):
+            coerced = outcome(MappingProxyType(one))  # no dict: that goes the long way
+            assert repr(outcome(one)) == repr(coerced)  # to Python 0.0 is -0.0, and True is 1
         ways.add(identity._exact(params) is not None)
 
-    holds(
-        4 * examples,
-        check,
-        st.fixed_dictionaries({}, optional=values) | st.fixed_dictionaries(values),
+    fit = {
+        "flag": st.booleans(),
+        "small": st.integers(-(2**15), 2**15 - 1),
+        "n": st.integers(-(2**63), 2**63 - 1),
+        "x": st.floats() | st.integers(-9, 9).map(lambda tenths: tenths / 10),
+        "name": st.text(st.characters(codec="ascii")),
+        "code": st.text("abc", max_size=3),
+    }
+    sets = (
+        st.fixed_dictionaries(values),
+        st.fixed_dictionaries({}, optional=values),
+        st.fixed_dictionaries(fit),
     )
+    holds(4 * examples, check, st.one_of(sets))
     assert ways == {True, False}
 
 

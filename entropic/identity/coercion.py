@@ -218,8 +218,8 @@ def _str(kind: Any) -> Rule:
         return text
 
     def exact_json(text: str) -> str | None:
-        is_plain = length is None and text.isascii() and "\0" not in text
-        return text_json(text) if is_plain else None
+        is_short = length is None or len(text) <= length
+        return text_json(text) if is_short and text.isascii() and "\0" not in text else None
 
     return Rule("a str", coerce, text_json, is_scalar=True, exact=str, exact_json=exact_json)
 
