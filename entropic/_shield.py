@@ -5,7 +5,7 @@ import contextvars
 import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from typing import ParamSpec, TypeVar, TypeVarTuple
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
@@ -39,6 +39,26 @@ def in_pool(
     return asyncio.get_running_loop().run_in_executor(pool, call)
 
 
+async def ended(future: asyncio.Future[Any]) -> None:
+    """Wait until a future is done, whatever it holds; a cancelled wait does not cancel it.
+
+    ``asyncio.wait`` for one: what it does for many takes half as long again.
+    """
+    if future.done():
+        return
+    waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def wake(_: object) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    future.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        future.remove_done_callback(wake)
+
+
 async def to_the_end(work: Awaitable[T], left: asyncio.Event | None = None) -> T:
     """Await ``work``, in a task of its own, until it has ended.
 
@@ -59,7 +79,7 @@ async def to_the_end(work: Awaitable[T], left: asyncio.Event | None = None) -> T
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait({task})
+            await ended(task)
         except asyncio.CancelledError as error:
             cancelled = error
             if left is not None:
@@ -82,7 +102,7 @@ async def undisturbed(work: Awaitable[T]) -> T:
     future = asyncio.ensure_future(work)
     while not future.done():
         try:
-            await asyncio.wait({future})
+            await ended(future)
         except asyncio.CancelledError:
             uncancel()
     return future.result()

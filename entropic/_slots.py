@@ -98,7 +98,7 @@ class _Ticket:
         self.is_wanted = False
         try:
             if self._loop is asyncio._get_running_loop():  # nobody to be woken
-                self._loop.call_soon(self._settle)
+                self._settle()
             else:
                 self._loop.call_soon_threadsafe(self._settle)
         except RuntimeError:  # closed

@@ -252,7 +252,7 @@ async def _there_and_back(
 
     async def work(transaction: Transaction) -> None:
         await transaction.run_sync(table.create)
-        await transaction.execute_many(insert, [identity.stored(values)])
+        await transaction.execute_many((insert, [identity.stored(values)]))
         rows.extend(await transaction.fetch(select))
         raise UndoneError
 

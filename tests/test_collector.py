@@ -10,6 +10,7 @@ from tests.scripts import run
 
 
 def test_it_waits_until_the_last_has_ended() -> None:
+    """Pauses may be nested."""
     with uncollected():
         with uncollected():
             assert not gc.isenabled()
@@ -18,12 +19,14 @@ def test_it_waits_until_the_last_has_ended() -> None:
 
 
 def test_it_goes_on_after_an_error() -> None:
+    """Whatever is raised."""
     with pytest.raises(ZeroDivisionError), uncollected():
         1 / 0  # noqa: B018
     assert gc.isenabled()
 
 
 def test_it_stays_off_where_the_user_has_turned_it_off() -> None:
+    """It is theirs to turn on."""
     gc.disable()
     try:
         with uncollected():
@@ -56,6 +59,7 @@ def test_threads_overlap() -> None:
 
 
 def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not() -> None:
+    """It has the fork's thread alone."""
     printed, _ = run(
         """
 from entropic._collector import uncollected

@@ -222,14 +222,14 @@ def test_a_rerun_between_a_rows_reading_and_its_results_is_no_miss(
     store, other = make_store(runner=write), make_store(runner=write)
     store.run({"n": 1})
     other.retrieve({"n": 1})
-    locate = ResultsFolder.locate
+    has = ResultsFolder.has
 
     def rerun_first(self: Any, *args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(ResultsFolder, "locate", locate)
+        monkeypatch.setattr(ResultsFolder, "has", has)
         other.run({"n": 1})
-        return locate(self, *args, **kwargs)
+        return has(self, *args, **kwargs)
 
-    monkeypatch.setattr(ResultsFolder, "locate", rerun_first)
+    monkeypatch.setattr(ResultsFolder, "has", rerun_first)
     record = store.retrieve({"n": 1})
     assert Path(record.result_file).read_text() == "xx"
 

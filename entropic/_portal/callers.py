@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from operator import length_hint
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
-from entropic._shield import uncancel
+from entropic._shield import ended, uncancel
 from entropic.errors import WrongLoopError
 
 P = ParamSpec("P")
@@ -134,7 +134,7 @@ class Caller:
         try:
             while not errand.outcome.done():
                 try:
-                    await asyncio.wait({errand.outcome})
+                    await ended(errand.outcome)
                 except asyncio.CancelledError:
                     if errand.cancel():
                         raise

@@ -76,8 +76,8 @@ class Session(Protocol):
         """Run a statement and call a function with its rows, in a thread; what that returns."""
         ...
 
-    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run a statement for each row of values."""
+    async def execute_many(self, batches: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
+        """Run statements one after the other, each for every one of its rows of values."""
         ...
 
     async def begin(self, kind: Begin) -> None:

@@ -80,9 +80,10 @@ class PostgreSQLSession:
         """The same, and call a function with them in a thread."""
         return await in_own_thread(function, await self.fetch(sql, values))
 
-    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run a statement for each row of values, in one go."""
-        await self._asked(self._driver.executemany(sql, rows))
+    async def execute_many(self, batches: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
+        """Run statements one after the other, each for all of its rows of values in one go."""
+        for sql, rows in batches:
+            await self._asked(self._driver.executemany(sql, rows))
 
     async def begin(self, kind: Begin) -> None:
         """Begin a transaction; one that changes tables waits for all others that do."""

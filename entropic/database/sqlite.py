@@ -89,10 +89,9 @@ class SQLiteSession:
         finally:
             forking.leave()
 
-    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run a statement for each row of values."""
-        cursor = await self._driver.executemany(sql, rows)
-        await cursor.close()
+    async def execute_many(self, batches: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
+        """Run statements one after the other, each for every one of its rows: in one hop."""
+        await self._driver.execute_many(batches)
 
     async def begin(self, kind: Begin) -> None:
         """Begin a transaction, with the lock that it needs."""
@@ -203,6 +202,15 @@ class _Connection(aiosqlite.Connection):
             while not has_ended:  # noqa: ASYNC110  an event would wake the loop at each statement
                 await asyncio.sleep(_GLANCE_SECONDS)
             raise
+
+    async def execute_many(self, batches: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
+        """Run statements one after the other, each for every one of its rows, in the thread."""
+
+        def execute() -> None:
+            for sql, rows in batches:
+                self._conn.executemany(sql, rows).close()
+
+        await self._execute(execute)  # type: ignore[no-untyped-call]
 
     @property
     def is_closed(self) -> bool:

@@ -37,10 +37,12 @@ class Statement:
         assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
         self.sql = compiled.string
         self.constants = compiled.params
-        self._binds = [
-            (name, compiled.binds[name].type.dialect_impl(compiler).bind_processor(compiler))
-            for name in compiled.positiontup or ()
+        self._bound = compiled.positiontup or []
+        writers = [
+            compiled.binds[name].type.dialect_impl(compiler).bind_processor(compiler)
+            for name in self._bound
         ]
+        self._writers = [(at, write) for at, write in enumerate(writers) if write is not None]
         returned: Any = getattr(element, "selected_columns", None)
         if returned is None:
             returned = getattr(element, "exported_columns", None) or ()
@@ -52,10 +54,10 @@ class Statement:
     def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values in the statement's order, as the driver takes them."""
         given = {**self.constants, **values}
-        return tuple(
-            given[name] if process is None else process(given[name])
-            for name, process in self._binds
-        )
+        bound = [given[name] for name in self._bound]
+        for at, write in self._writers:
+            bound[at] = write(bound[at])
+        return tuple(bound)
 
     async def typed(self, fetched: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
         """Fetched rows as their columns type them, off the loop where that takes long.

@@ -42,11 +42,11 @@ class Transaction:
         if self._session.waits_for_locks:
             await self.fetch(statement, **values)
 
-    async def execute_many(self, statement: Statement, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run a statement once for each row of values."""
-        if rows:
-            bound = [statement.bind(row) for row in rows]
-            await self._run(self._session.execute_many(statement.sql, bound))
+    async def execute_many(self, *batches: tuple[Statement, Sequence[Mapping[str, Any]]]) -> None:
+        """Run statements one after the other, each once for every one of its rows of values."""
+        bound = [(one.sql, [one.bind(row) for row in rows]) for one, rows in batches if rows]
+        if bound:
+            await self._run(self._session.execute_many(bound))
 
     async def run_sync(self, function: Callable[[sa.Connection], T]) -> T:
         """Run a function of a synchronous SQLAlchemy connection in the transaction."""

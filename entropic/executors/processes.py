@@ -77,27 +77,22 @@ class ProcessExecutor:
         """Run it in a process; cancelled, that process is killed."""
         began()
         process = self._take()
-        running = asyncio.ensure_future(self._threads.run(process.run, job))
+        running = self._threads.submit(process.run, job)
         try:
             outcome = await asyncio.shield(running)
         except asyncio.CancelledError:
             process.kill()
             await to_the_end(self._end(process, running))
             raise
-        if process.is_alive and not self._is_closed:
+        if process.is_open and not self._is_closed:
             self._idle.append(process)
         else:
             process.close()
         return outcome
 
     def _take(self) -> "WorkerProcess":
-        """A worker that waits for work, or a new one; one that died meanwhile is nobody's fault."""
-        while self._idle:
-            process = self._idle.pop()
-            if process.is_alive:
-                return process
-            process.close()
-        return WorkerProcess()
+        """A worker that waits for work, or a new one; one that has died meanwhile starts again."""
+        return self._idle.pop() if self._idle else WorkerProcess()
 
     async def _end(self, process: "WorkerProcess", running: asyncio.Future[Outcome]) -> None:
         await asyncio.wait({running})
@@ -121,14 +116,20 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
+        self._inbox: worker_process.Inbox | None = None
         self._is_killed = False
         _processes.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it could take another job when it was last heard of."""
+        return self._connection is not None and self._process is not None
 
     @property
     def is_alive(self) -> bool:
         """Whether it can take another job."""
         process = self._process
-        return self._connection is not None and process is not None and process.poll() is None
+        return self.is_open and process is not None and process.poll() is None
 
     def run(self, job: Job) -> Outcome:
         """Run a job; where the process dies, or has to be stopped, that is the outcome."""
@@ -194,7 +195,7 @@ class WorkerProcess:
         if self._connection is not None:
             return self._connection
         ours, theirs = socket.socketpair()
-        self._connection = ours
+        self._connection, self._inbox = ours, worker_process.Inbox(ours)
         with theirs, self._lock:
             if self._is_killed:
                 raise ConnectionAbortedError
@@ -219,7 +220,8 @@ class WorkerProcess:
             connection.settimeout(min(left, _GLANCE_SECONDS))
 
         connection.settimeout(_GLANCE_SECONDS if seconds is None else min(seconds, _GLANCE_SECONDS))
-        answer = worker_process.receive(connection, look_up)
+        assert self._inbox is not None
+        answer = self._inbox.receive(look_up)
         connection.settimeout(None)
         if answer is None:
             raise ConnectionResetError

@@ -33,6 +33,7 @@ BEGUN: Final = b"begun"
 """What a worker says before the reply: it has started; and, of each job, its runner is called."""
 
 _SENT_AT_ONCE: Final = 1 << 16
+_READ_AT_ONCE: Final = 1 << 14
 _LENGTH: Final = struct.Struct("!Q")
 
 
@@ -45,32 +46,43 @@ def send(connection: socket.socket, *messages: bytes) -> None:
         connection.sendall(part)
 
 
-def receive(connection: socket.socket, look_up: Callable[[], None] = lambda: None) -> bytes | None:
-    """The next message; ``None`` when the other end is gone.
+class Inbox:
+    """The messages that come through a socket; what has come of the next ones is kept.
 
     Args:
-        connection: Where it comes from.
-        look_up: Called each time that the socket's timeout has passed without a word; what it
-            raises ends the waiting.
+        connection: The socket.
     """
-    length = _read(connection, _LENGTH.size, look_up)
-    return None if length is None else _read(connection, _LENGTH.unpack(length)[0], look_up)
 
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._come = bytearray()
 
-def _read(connection: socket.socket, count: int, look_up: Callable[[], None]) -> bytes | None:
-    parts = bytearray()
-    while len(parts) < count:
-        try:
-            part = connection.recv(min(count - len(parts), 1 << 20))
-        except TimeoutError:
-            look_up()
-            continue
-        except ConnectionError:
-            return None
-        if not part:
-            return None
-        parts += part
-    return bytes(parts)
+    def receive(self, look_up: Callable[[], None] = lambda: None) -> bytes | None:
+        """The next message; ``None`` when the other end is gone.
+
+        Args:
+            look_up: Called each time that the socket's timeout has passed without a word; what it
+                raises ends the waiting.
+        """
+        length = self._read(_LENGTH.size, look_up)
+        return None if length is None else self._read(_LENGTH.unpack(length)[0], look_up)
+
+    def _read(self, count: int, look_up: Callable[[], None]) -> bytes | None:
+        while (missing := count - len(self._come)) > 0:
+            try:
+                # More than is asked for: each way to the system lets another thread in.
+                part = self._connection.recv(min(max(missing, _READ_AT_ONCE), 1 << 20))
+            except TimeoutError:
+                look_up()
+                continue
+            except ConnectionError:
+                return None
+            if not part:
+                return None
+            self._come += part
+        found = bytes(memoryview(self._come)[:count])
+        del self._come[:count]
+        return found
 
 
 def main(descriptor: int) -> None:
@@ -109,7 +121,8 @@ def _listen(
     jobs: "queue.SimpleQueue[tuple[bytes, bytes] | None]",
     is_busy: threading.Event,
 ) -> None:
-    while (folder := receive(connection)) is not None and (job := receive(connection)) is not None:
+    inbox = Inbox(connection)
+    while (folder := inbox.receive()) is not None and (job := inbox.receive()) is not None:
         is_busy.set()
         jobs.put((folder, job))
     if is_busy.is_set():

@@ -302,7 +302,7 @@ class Ledger(Generic[R]):
             for id, token, error in sorted(failures, key=lambda failure: failure[:2])
         ]
         await self._database.write(
-            lambda t: t.execute_many(self._statements.fail, rows), tell=self._model
+            lambda t: t.execute_many((self._statements.fail, rows)), tell=self._model
         )
 
     async def relinquish(self, ids: Sequence[str], owner: str) -> None:
@@ -395,7 +395,7 @@ class Ledger(Generic[R]):
                 }
                 for entry, result in zip(entries, results, strict=True)
             ]
-            await transaction.execute_many(self._statements.bury, buried)
+            await transaction.execute_many((self._statements.bury, buried))
             return entries
 
         return await self._database.write(work, Begin.PUBLISHING, undo=restore, tell=self._model)
@@ -491,8 +491,9 @@ class Ledger(Generic[R]):
             settled.append(_bound({"model": self._model, "id": id, "token": run.token, **about}))
             record = detached(self._class, {**reserved, **run.parameters.values})
             done[id] = Entry(record, published.result, run.token, run.token, is_claimed=False)
-        await transaction.execute_many(self._statements.store, rows)
-        await transaction.execute_many(self._statements.settle, settled)
+        await transaction.execute_many(
+            (self._statements.store, rows), (self._statements.settle, settled)
+        )
         return done
 
 

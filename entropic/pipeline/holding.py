@@ -19,7 +19,7 @@ from entropic.errors import (
     StoreClosedError,
 )
 from entropic.executors import Executor
-from entropic.identity import ParameterSet
+from entropic.identity import ParameterSet, is_heavy
 from entropic.leases import Flight
 from entropic.ledger import Claim, State
 from entropic.models import Base
@@ -72,6 +72,7 @@ class Run:
         is_last: Whether it is not tried again if it fails.
         is_renewed: Whether the heartbeat renews its claim.
         is_overtaken: Whether it has failed when the claim was no longer ours.
+        is_heavy: Whether its parameters are so large that they are handled in a thread.
     """
 
     parameters: ParameterSet
@@ -81,6 +82,10 @@ class Run:
     is_overtaken: bool = False
     claim: Claim = field(init=False)
     stage: Stage = field(init=False)
+    is_heavy: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_heavy = is_heavy(self.parameters.values)
 
     @property
     def has_claim(self) -> bool:
@@ -193,8 +198,6 @@ class Holder(Generic[R]):
         if entry.record is None or entry.published < run.claim.token:
             # Overtaken: by a run that was deleted meanwhile, or by one that is still under way.
             return None
-        if entry.published == run.claim.token:
-            self._spell(entry.record, entry.result.name)
         return Landed(entry.record, finished.outcome.elapsed_seconds)
 
     async def give_back(self, run: Run, failure: dict[str, Any] | None = None) -> None:
@@ -240,7 +243,8 @@ class Holder(Generic[R]):
         entry = (await self._cache.ledger.look_up([run.parameters.id]))[run.parameters.id]
         if entry.record is None:
             return None
-        self._spell(entry.record, entry.result.name)
+        if entry.result.name is not None:  # the path by which it is found from here
+            entry.record.__dict__["result_file"] = self._cache.folder.given(entry.result.name)
         return Landed(entry.record, None)
 
     async def leave(
@@ -322,11 +326,6 @@ class Holder(Generic[R]):
             return self._cache.identity.resolve(failure.params).digest == run.parameters.digest
         except EntropicError:  # large ones are not on record
             return False
-
-    def _spell(self, record: R, name: str | None) -> None:
-        """Give a record the path by which its result is found from here."""
-        if name is not None:
-            record.__dict__["result_file"] = self._cache.folder.given(name)
 
     def _release(self, run: Run) -> None:
         """Have its claim renewed no more: once, be it given back again where that was cut short."""

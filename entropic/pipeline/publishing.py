@@ -127,8 +127,12 @@ class Publisher(Generic[R]):
         answers = [entries[run.parameters.id] for run in runs]
         done = [r.stage for r, a in zip(runs, answers, strict=True) if _is_needless(r, a)]
         await self._cache.threads.run(self.discard, done)
+        prefix = self._cache.folder.given_prefix()
         for run, answer in zip(runs, answers, strict=True):
             _log(run, answer)
+            if isinstance(answer, Entry) and answer.published == run.token and answer.record:
+                # The row has the path as it was spelled; the record, that which leads there now.
+                answer.record.__dict__["result_file"] = prefix + (answer.result.name or "")
         return answers
 
     async def _commit_each(self, runs: list[Executed]) -> list[Entry[R] | EntropicError]:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from entropic._shield import to_the_end, undisturbed
 from entropic.errors import Failure, RunError
-from entropic.identity import ParameterSet, is_heavy
+from entropic.identity import ParameterSet
 from entropic.leases import Flight
 from entropic.models import Base
 from entropic.pipeline.cache import Cache
@@ -182,7 +182,7 @@ class Runs(Generic[R]):
 
     async def _off_loop(self, run: Run, function: Callable[[Run], T]) -> T:
         """In a thread where the parameters are large; here, where a hop would cost more."""
-        if is_heavy(run.parameters.values):
+        if run.is_heavy:
             return await self._cache.threads.run(function, run)
         return function(run)
 
@@ -215,7 +215,7 @@ class Runs(Generic[R]):
             )
 
         # A cancellation comes too late from here on.
-        if is_heavy(run.parameters.values):
+        if run.is_heavy:
             finished = await undisturbed(self._cache.threads.submit(executed, run))
         else:
             finished = executed(run)
