@@ -565,7 +565,7 @@ def _plan(statement: Any, ids: list[str], options: str = "COSTS") -> list[str]:
             await connection.execute("BEGIN")
             rows = await connection.fetch(
                 f"EXPLAIN ({options}) {statement.sql}",
-                *(given[name] for name, _ in statement._binds),
+                *(given[name] for name in statement._bound),
             )
         finally:
             await connection.close()
