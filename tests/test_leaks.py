@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from entropic import AsyncStore, RunError, WrongLoopError, worker
-from entropic._portal import callers
+from entropic._portal import turns
 from entropic.artifacts import Stage
 from entropic.worker import Job, run_job_async
 from tests import databases
@@ -58,7 +58,7 @@ def test_a_failed_run_keeps_nothing_of_its_caller(
         call(n)
     _collected(seen)
     assert len(seen) == 10
-    assert not callers._volunteers
+    assert not turns._volunteers
 
 
 def _collected(seen: list[weakref.ref[Big]]) -> None:
@@ -79,7 +79,7 @@ def test_a_stored_run_keeps_no_caller(make_store: Callable[..., Any]) -> None:
 
     store = make_store(runner=nested)
     store.sweep([{"n": 1}, {"n": 3}, {"n": 2}])
-    assert not callers._volunteers
+    assert not turns._volunteers
 
 
 @pytest.mark.parametrize("step", ["_prepare", "_finish"])

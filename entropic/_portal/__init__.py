@@ -16,15 +16,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequ
 from contextlib import suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
-from entropic._portal.callers import (
-    Caller,
-    CallerItems,
-    callers_turn,
-    current,
-    run_in_caller,
-    take_slice,
-    volunteering,
-)
+from entropic._portal.callers import Caller, current
+from entropic._portal.items import CallerItems, take_slice
+from entropic._portal.turns import callers_turn, run_in_turn, volunteering
 from entropic.errors import RunError, WrongLoopError
 
 __all__ = [
@@ -32,7 +26,7 @@ __all__ = [
     "Portal",
     "callers_turn",
     "portal",
-    "run_in_caller",
+    "run_in_turn",
     "take_slice",
     "volunteering",
 ]

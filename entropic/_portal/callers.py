@@ -1,86 +1,109 @@
 """A thread that waits for a call, as a place to run: one function at a time.
 
-Whoever waits for a task also offers it its thread, so that what is wanted on a thread never waits
-for one that is itself waiting. The loop that the tasks are on is left to the portal.
+To hand a function over and its outcome back costs some 0.1 ms, and as long as both threads are at
+work each keeps the other from the interpreter. So functions that take less than that are handed
+over several at a time, and their outcomes told together. Who gets which thread is left to
+``turns``; the loop, to the portal.
 """
 
 import asyncio
 import contextvars
-import functools
-import itertools
+import os
 import queue
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from operator import length_hint
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
+from entropic._portal.errands import Away, Ended, Errand, Returned
 from entropic._shield import ended, uncancel
-from entropic.errors import WrongLoopError
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-_SLICE_SECONDS: Final = 0.01
+# As many functions are handed over at a time as take so long together, and for so long what has
+# ended may wait for others to be told with.
+_TOGETHER_SECONDS: Final = 0.025
+_MOST_TOGETHER: Final = 64
 
 current: contextvars.ContextVar["Caller | None"] = contextvars.ContextVar("caller", default=None)
 """The thread that waits for the current call."""
 
 
-class Away(asyncio.CancelledError):
-    """The thread has gone on with something else before it could begin; it will come back."""
+class Turn:
+    """The right to run one function on a calling thread, after those that had it before."""
 
+    def __init__(self, caller: "Caller") -> None:
+        self._caller = caller
+        self._errand: Errand[Any] | None = None
+        self._is_unwanted = False
 
-class _Errand(Generic[T]):
-    """One function to run on a calling thread, and the future that the loop awaits."""
+    async def run(
+        self,
+        function: Callable[[], T],
+        began: Callable[[], None] = lambda: None,
+        holds_up: Callable[[T], bool] = lambda _: False,
+        *,
+        is_urgent: bool = False,
+    ) -> T:
+        """Run a function on the thread; as ``Errand`` says.
 
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._function = function
-        # Whoever takes it decides: the calling thread begins it, or the loop's cancels it.
-        self._begun = threading.Lock()
-        self.outcome: asyncio.Future[T] = self._loop.create_future()
-        self.is_put_off = False
-
-    def run(self) -> None:
-        """On the calling thread: an interrupt goes through to it, and cancels the errand.
-
-        In that thread's own context, not in a copy: what the function sets there stays set, as if
-        the thread had called it by itself.
+        Raises:
+            Away: The thread went away before it began.
+            Returned: It had not begun, and is to have another turn.
+            asyncio.CancelledError: The thread went its way, or was interrupted in the function.
         """
-        if not self._begun.acquire(blocking=False):
-            return
+        if self._is_unwanted and self._caller.is_busy:
+            raise Returned
+        errand: Errand[T] = Errand(function, began, holds_up, is_urgent=is_urgent)
+        self._errand = errand
+        return await self._caller.run(errand)
+
+    def give_back(self) -> None:
+        """Have it return, unless it has begun or is the next: another thread offers itself."""
+        self._is_unwanted = True
+        if self._errand is not None and self._caller.is_behind(self._errand):
+            self._errand.give_back()
+
+    def pass_on(self) -> None:
+        """Be done: the thread is free for the next one who wishes for it."""
+        self._caller.take_back(self._errand)
+
+
+class Wish:
+    """Somebody waits for a turn on any of some threads.
+
+    Attributes:
+        is_sole: Whether there is only one such thread: then a turn behind others is as good as
+            any. Of several, only one that is free: those before may be waiting for this very run.
+        turn: What it was granted.
+    """
+
+    def __init__(self, *, is_sole: bool = True) -> None:
+        self.is_sole = is_sole
+        self.turn: Turn | None = None
+        self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is fulfilled, or nobody waits any more."""
+        return self._granted.done()
+
+    def fulfil(self, turn: Turn) -> None:
+        """Grant it a turn."""
+        self.turn = turn
+        self._granted.set_result(None)
+
+    async def granted(self) -> Turn:
+        """Wait until it is fulfilled; a turn that comes too late is passed on."""
         try:
-            result = self._function()
-        except BaseException as error:
-            self._loop.call_soon_threadsafe(self._fail, error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            self._loop.call_soon_threadsafe(self._succeed, result)
-
-    def cancel(self) -> bool:
-        """Whether it could still be cancelled: it has not begun."""
-        if not self._begun.acquire(blocking=False):
-            return False
-        self.outcome.cancel()
-        return True
-
-    def _succeed(self, result: T) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(result)
-
-    def _fail(self, error: BaseException) -> None:
-        if self.outcome.done():
-            return
-        if isinstance(error, StopIteration):  # which no future can hold
-            self.outcome.set_exception(RuntimeError(f"StopIteration was raised: {error}"))
-        elif isinstance(error, Exception):
-            self.outcome.set_exception(error)
-        else:
-            self.outcome.cancel()
+            await self._granted
+        except asyncio.CancelledError:
+            if self.turn is not None:
+                self.turn.pass_on()
+            raise
+        assert self.turn is not None
+        return self.turn
 
 
 class Caller:
@@ -92,59 +115,83 @@ class Caller:
 
     def __init__(self) -> None:
         # ``None`` stands for: look whether the call has ended.
-        self._inbox: queue.SimpleQueue[_Errand[Any] | None] = queue.SimpleQueue()
-        self._errand: _Errand[Any] | None = None
-        self._is_taken = False
+        self._inbox: queue.SimpleQueue[Errand[Any] | None] = queue.SimpleQueue()
+        # What has been run, and is not told yet; and what of it has been told and holds up others.
+        self._ended: deque[Ended] = deque()
+        self._told: queue.SimpleQueue[Errand[Any] | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop
+        # Handed over, and not told yet: the first is at work, or about to be.
+        self._errands: list[Errand[Any]] = []
+        self._sending: list[Errand[Any]] = []
+        self._holding_up: Errand[Any] | None = None
+        self._turns = 0
+        self._together = 1
+        self._mean_seconds: float | None = None
+        self._telling: asyncio.TimerHandle | None = None
         self._has_left = False
         self._is_away = False
-        self._wishes: deque[asyncio.Future[Caller]] = deque()
+        self._wishes: deque[Wish] = deque()
 
-    def grant(self, wish: "asyncio.Future[Caller]", *, at_once: bool = False) -> None:
-        """Fulfil a wish for this thread now, or when it is free; ``at_once``, before all others."""
-        if wish.done() or self._has_left:
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything has been handed over to it, and is not told."""
+        return bool(self._errands)
+
+    def is_behind(self, errand: Errand[Any]) -> bool:
+        """Whether others come first."""
+        return errand in self._errands[1:]
+
+    def grant(self, wish: Wish, *, at_once: bool = False) -> None:
+        """Fulfil a wish for a turn now, or when there is one; ``at_once``, before all others."""
+        if wish.is_over or self._has_left:
             return
-        if not (self._is_taken or self._is_away):
-            self._is_taken = True
-            wish.set_result(self)
+        if self._has_room_for(wish):
+            self._turns += 1
+            wish.fulfil(Turn(self))
         elif at_once:
             self._wishes.appendleft(wish)
         else:
             self._wishes.append(wish)
 
-    def pass_on(self) -> None:
-        """The thread is free for the next one who wishes for it."""
-        self._is_taken = False
-        while self._wishes and not (self._is_taken or self._is_away):
-            self.grant(self._wishes.popleft())
+    def take_back(self, errand: Errand[Any] | None) -> None:
+        """A turn is over, with what was run in it."""
+        self._turns -= 1
+        if errand is self._holding_up:
+            self._holding_up = None
+        self._grant_next()
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """Run a function on the thread, for whoever has been granted it.
-
-        Raises:
-            Away: The thread went away before it began.
-            asyncio.CancelledError: The thread went its way, or was interrupted in the function.
-        """
+    async def run(self, errand: Errand[T]) -> T:
+        """Run what has a turn; see ``Turn.run``."""
         if self._has_left:
             raise asyncio.CancelledError
         if self._is_away:
             raise Away
-        errand: _Errand[T] = _Errand(function)
-        self._errand = errand
-        self._inbox.put(errand)
+        if self._holding_up is not None:
+            raise Returned
+        self._loop = asyncio.get_running_loop()
+        self._errands.append(errand)
+        if len(self._errands) == 1:
+            errand.began()
+        else:
+            self._tell_later()
+        self._send(errand)
         try:
             while not errand.outcome.done():
                 try:
                     await ended(errand.outcome)
                 except asyncio.CancelledError:
-                    if errand.cancel():
+                    if errand.cancel() or errand.is_put_off or errand.is_returned:
                         raise
                     # It has begun, and a thread cannot be stopped: its outcome counts.
                     uncancel()
             if errand.is_put_off:
                 raise Away
+            if errand.is_returned:
+                raise Returned
             return errand.outcome.result()
         finally:
-            self._errand = None
+            with suppress(ValueError):
+                self._errands.remove(errand)
 
     def go(self) -> None:
         """The thread goes on with something else, and will come back.
@@ -153,15 +200,14 @@ class Caller:
         one by one must not keep others, or itself, waiting.
         """
         self._is_away = True
-        if self._errand is not None:
-            self._errand.is_put_off = self._errand.cancel()
+        for errand in self._errands:
+            errand.is_put_off = errand.cancel()
         self._inbox.put(None)
 
     def come_back(self) -> None:
         """The thread waits again, for the next part of its call."""
         self._is_away = False
-        if not self._is_taken:
-            self.pass_on()
+        self._grant_next()
 
     def leave(self, *, is_interrupted: bool) -> None:
         """The thread goes its way: what it has not begun is cancelled, for others to take over.
@@ -171,190 +217,106 @@ class Caller:
                 at any moment: nothing else is sure to tell the loop of it.
         """
         self._has_left = True
-        if self._errand is not None and not self._errand.cancel() and is_interrupted:
-            self._errand.outcome.cancel()
+        self._tell()
+        for errand in self._errands:
+            if not errand.cancel() and is_interrupted:
+                errand.outcome.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
         self._inbox.put(None)
+        self._told.put(None)
 
     def serve(self, is_over: Callable[[], bool]) -> None:
         """On the calling thread: run what arrives until the call is over."""
-        while not is_over():
-            if (errand := self._inbox.get()) is not None:
-                errand.run()
-
-
-async def run_in_caller(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a function on the calling thread that ``callers_turn`` has granted.
-
-    Raises:
-        asyncio.CancelledError: The function was interrupted there.
-    """
-    return await _current_caller().run(functools.partial(function, *args, **kwargs))
-
-
-class _Volunteers:
-    """The threads that wait for one task, and what it wishes for: any of them.
-
-    Attributes:
-        users: How many are in it; the last to leave removes it.
-    """
-
-    def __init__(self) -> None:
-        self.users = 0
-        self._callers: list[Caller] = []
-        self._wish: asyncio.Future[Caller] | None = None
-
-    def add(self, caller: Caller) -> None:
-        self._callers.append(caller)
-        if self._wish is not None:
-            caller.grant(self._wish)
-
-    def remove(self, caller: Caller) -> None:
-        self._callers.remove(caller)
-
-    def wish(self) -> asyncio.Future[Caller]:
-        self._wish = asyncio.get_running_loop().create_future()
-        for caller in self._callers:
-            caller.grant(self._wish)
-        return self._wish
-
-
-_volunteers: Final[dict[asyncio.Task[Any], _Volunteers]] = {}
-
-
-@contextmanager
-def _volunteers_for(task: asyncio.Task[Any]) -> Iterator[_Volunteers]:
-    """What is known of a task while anybody is in it: it holds threads, and all that they hold."""
-    volunteers = _volunteers.setdefault(task, _Volunteers())
-    volunteers.users += 1
-    try:
-        yield volunteers
-    finally:
-        volunteers.users -= 1
-        if not volunteers.users:
-            del _volunteers[task]
-
-
-@contextmanager
-def volunteering(task: asyncio.Task[Any]) -> Iterator[None]:
-    """While the current call waits for a task, the task may use the thread that called.
-
-    So a runner that asks, on that very thread, for a run that is in line for it is no deadlock,
-    and a run does not wait for a busy thread while another one that wants it is idle.
-    """
-    caller = current.get()
-    if caller is None:
-        yield
-        return
-    with _volunteers_for(task) as volunteers:
-        volunteers.add(caller)
+        untold_since: float | None = None
+        pid = os.getpid()
         try:
-            yield
+            while not is_over():
+                if untold_since is not None:
+                    is_late = time.monotonic() - untold_since >= _TOGETHER_SECONDS
+                    if is_late or self._inbox.empty():
+                        self._report()
+                        untold_since = None
+                if (errand := self._inbox.get()) is None:
+                    continue
+                if untold_since is None:
+                    untold_since = time.monotonic()
+                errand.run(self._ended)
+                if os.getpid() != pid:  # a child that the function forked: the rest is the parent's
+                    self._inbox = queue.SimpleQueue()
+                if errand.is_urgent or errand.has_held_up:
+                    self._report()
+                    untold_since = None
+                if errand.has_held_up:
+                    while self._told.get() not in (errand, None):
+                        pass
         finally:
-            volunteers.remove(caller)
+            if self._ended:
+                self._report()
 
+    def _send(self, errand: Errand[Any]) -> None:
+        self._sending.append(errand)
+        if len(self._sending) == 1:
+            if self._together > 1:
+                self._loop.call_soon(self._flush)
+            else:
+                self._flush()
 
-@asynccontextmanager
-async def callers_turn() -> AsyncIterator[None]:
-    """Wait until one of the threads that wait for the current task is free, and be granted it.
+    def _flush(self) -> None:
+        for errand in self._sending:
+            self._inbox.put(errand)
+        self._sending.clear()
 
-    Raises:
-        WrongLoopError: No thread is waiting: the task was not started by a portal.
-    """
-    _current_caller()
-    task = asyncio.current_task()
-    assert task is not None
-    with _volunteers_for(task) as volunteers:
-        async with _granted(volunteers.wish()) as caller:
-            before = current.set(caller)
-            try:
-                yield
-            finally:
-                current.reset(before)
+    def _report(self) -> None:
+        self._loop.call_soon_threadsafe(self._tell)
 
+    def _tell(self) -> None:
+        """Tell how what has been run has ended."""
+        while self._ended:
+            errand, tell = self._ended.popleft()
+            with suppress(ValueError):
+                self._errands.remove(errand)
+            if errand.has_held_up:
+                # Nothing begins before its requests have heard of it: they may want nothing more.
+                self._holding_up = errand
+                self._return_all()
+                self._told.put(errand)
+            elif not errand.is_urgent:
+                self._learn(errand.seconds)
+            tell()
+        if not self._errands or self._has_left:
+            return
+        first = self._errands[0]
+        if first.is_at_work or len(self._errands) == 1:
+            first.began()
+        if len(self._errands) > 1:
+            self._tell_later()
 
-@asynccontextmanager
-async def _granted(wish: asyncio.Future[Caller]) -> AsyncIterator[Caller]:
-    try:
-        caller = await wish
-    except asyncio.CancelledError:
-        if wish.done() and not wish.cancelled():
-            wish.result().pass_on()
-        raise
-    try:
-        yield caller
-    finally:
-        caller.pass_on()
+    def _return_all(self) -> None:
+        for errand in self._errands:
+            errand.give_back()
 
+    def _tell_later(self) -> None:
+        """In any case: what comes next on the thread may take hours."""
 
-def _current_caller() -> Caller:
-    caller = current.get()
-    if caller is None:
-        raise WrongLoopError("there is no calling thread to run on: this is not a Store's call")
-    return caller
+        def tell() -> None:
+            self._telling = None
+            self._tell()
 
+        if self._telling is None:
+            self._telling = self._loop.call_later(_TOGETHER_SECONDS, tell)
 
-class CallerItems(Generic[T]):
-    """An iterable of the caller's, read in slices on the caller's own thread.
+    def _learn(self, seconds: float) -> None:
+        mean = self._mean_seconds
+        self._mean_seconds = seconds if mean is None else 0.8 * mean + 0.2 * seconds
+        most = int(_TOGETHER_SECONDS / max(self._mean_seconds, 1e-6))
+        self._together = max(1, min(most, _MOST_TOGETHER))
 
-    A slice a hop: a hop costs about 0.1 ms, which an item on its own could not afford; and only
-    what comes within a short time, so that the first run need not wait for a slow input.
-    """
+    def _has_room_for(self, wish: Wish) -> bool:
+        if self._is_away or self._holding_up is not None:
+            return False
+        return self._turns < (self._together if wish.is_sole else 1)
 
-    def __init__(self, items: Iterable[T]) -> None:
-        self._items = items
-        self._iterator: Iterator[T] | None = None
-
-    def __length_hint__(self) -> int:
-        length = length_hint(self._items, -1)
-        return length if length >= 0 else NotImplemented
-
-    @classmethod
-    def wrap(cls, items: Any) -> Any:
-        """An iterable as one that is read on this thread; an async one, or none, as it is.
-
-        So is a list: to read it runs nobody's code, and needs no hop.
-        """
-        if type(items) in (list, tuple):
-            return items
-        is_plain = isinstance(items, Iterable) and not isinstance(items, Mapping | str | bytes)
-        return cls(items) if is_plain else items
-
-    async def take(self, most: int) -> list[T]:
-        """The next items, at most ``most``; an empty list at the end."""
-        while True:
-            # It comes before the runs in line: they would leave the other workers without any.
-            # With the thread's turn all the same: a generator may ask for runs that it yielded.
-            wish: asyncio.Future[Caller] = asyncio.get_running_loop().create_future()
-            _current_caller().grant(wish, at_once=True)
-            with suppress(Away):
-                async with _granted(wish) as caller:
-                    return await caller.run(functools.partial(self._take, most))
-
-    async def aclose(self) -> None:
-        """Nothing to do: it is read only when the thread is asked to."""
-
-    def _take(self, most: int) -> list[T]:
-        if self._iterator is None:
-            self._iterator = iter(self._items)
-        return take_slice(self._iterator, most)
-
-
-# What comes of these comes at once.
-_AT_HAND: Final[tuple[type, ...]] = (type(iter([])), type(iter(())))
-
-
-def take_slice(items: Iterator[T], most: int) -> list[T]:
-    """The next items that come within some milliseconds, at least one and at most ``most``.
-
-    Returns:
-        An empty list at the end.
-    """
-    if isinstance(items, _AT_HAND):
-        return list(itertools.islice(items, most))
-    taken: list[T] = []
-    deadline = time.monotonic() + _SLICE_SECONDS
-    for item in items:
-        taken.append(item)
-        if len(taken) >= most or time.monotonic() >= deadline:
-            break
-    return taken
+    def _grant_next(self) -> None:
+        while self._wishes and (self._wishes[0].is_over or self._has_room_for(self._wishes[0])):
+            self.grant(self._wishes.popleft())

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from entropic import worker
-from entropic._portal import callers_turn, run_in_caller
+from entropic._portal import callers_turn, run_in_turn
 from entropic._shield import undisturbed
 from entropic._slots import Slots
 from entropic.executors.protocol import Began
@@ -36,8 +36,9 @@ class CallerExecutor:
 
     async def run(self, job: Job, began: Callable[[], None]) -> Outcome:
         """Run it there; ``sys.exit`` and Ctrl-C in the runner go through to the caller."""
-        began()
-        return await run_in_caller(worker.run_job, job, contain=False)
+        run_job = functools.partial(worker.run_job, job, contain=False)
+        # After a failure, its request is told before anything else begins.
+        return await run_in_turn(run_job, began, lambda outcome: outcome.error is not None)
 
     async def aclose(self) -> None:
         """Nothing is held."""
