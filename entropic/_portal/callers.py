@@ -119,6 +119,7 @@ class Caller:
         # What has been run, and is not told yet; and what of it has been told and holds up others.
         self._ended: deque[Ended] = deque()
         self._told: queue.SimpleQueue[Errand[Any] | None] = queue.SimpleQueue()
+        self._untold_since: float | None = None
         self._loop: asyncio.AbstractEventLoop
         # Handed over, and not told yet: the first is at work, or about to be.
         self._errands: list[Errand[Any]] = []
@@ -228,31 +229,37 @@ class Caller:
 
     def serve(self, is_over: Callable[[], bool]) -> None:
         """On the calling thread: run what arrives until the call is over."""
-        untold_since: float | None = None
-        pid = os.getpid()
         try:
             while not is_over():
-                if untold_since is not None:
-                    is_late = time.monotonic() - untold_since >= _TOGETHER_SECONDS
-                    if is_late or self._inbox.empty():
-                        self._report()
-                        untold_since = None
-                if (errand := self._inbox.get()) is None:
-                    continue
-                if untold_since is None:
-                    untold_since = time.monotonic()
-                errand.run(self._ended)
-                if os.getpid() != pid:  # a child that the function forked: the rest is the parent's
-                    self._inbox = queue.SimpleQueue()
-                if errand.is_urgent or errand.has_held_up:
+                if self._untold_since is not None and (self._inbox.empty() or self._is_late):
                     self._report()
-                    untold_since = None
-                if errand.has_held_up:
-                    while self._told.get() not in (errand, None):
-                        pass
+                if (errand := self._inbox.get()) is not None:
+                    self._run(errand)
         finally:
             if self._ended:
                 self._report()
+
+    def _run(self, errand: Errand[Any]) -> None:
+        pid = os.getpid()
+        if self._untold_since is None:
+            self._untold_since = time.monotonic()
+        errand.run(self._ended)
+        if os.getpid() != pid:  # a child that the function has forked: the others are the parent's
+            self._inbox = queue.SimpleQueue()
+        if errand.is_urgent or errand.has_held_up:
+            self._report()
+        if errand.has_held_up:
+            while self._told.get() not in (errand, None):
+                pass
+
+    @property
+    def _is_late(self) -> bool:
+        since = self._untold_since
+        return since is not None and time.monotonic() - since >= _TOGETHER_SECONDS
+
+    def _report(self) -> None:
+        self._untold_since = None
+        self._loop.call_soon_threadsafe(self._tell)
 
     def _send(self, errand: Errand[Any]) -> None:
         self._sending.append(errand)
@@ -266,9 +273,6 @@ class Caller:
         for errand in self._sending:
             self._inbox.put(errand)
         self._sending.clear()
-
-    def _report(self) -> None:
-        self._loop.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
         """Tell how what has been run has ended."""
