@@ -51,6 +51,7 @@ class Work:
 
 _V2: Final = "entropic 2.3.0"
 _FLOOR: Final = "raw sqlite3 (the floor)"
+_PROMISED: Final = "a loop that keeps the promises"
 _STORE: Final = "entropic, Store"
 _ASYNC: Final = "entropic, AsyncStore"
 
@@ -68,6 +69,7 @@ def _warm(rows: int, repeats: int) -> Work:
             Subject(_STORE, "stores", "warm", "stored"),
             Subject(_ASYNC, "async_stores", "warm", "stored"),
             Subject(_V2, "stores", "warm", "stored_by_peer", peer=True),
+            Subject(_PROMISED, "bare", "promised_warm", "stored"),
         ),
         (Goal(_STORE, _V2, 1 / 3), Goal(_STORE, _FLOOR, 2.5)),
     )
@@ -111,7 +113,7 @@ WORKS: Final = (
             Subject("a plain loop", "bare", "trivial"),
             Subject(_STORE, "stores", "trivial"),
             Subject(_V2, "stores", "trivial", peer=True),
-            Subject("a loop that keeps the promises", "bare", "promised"),
+            Subject(_PROMISED, "bare", "promised"),
             Subject("joblib.Memory", "peers", "joblib_cold", peer=True),
             Subject("diskcache", "peers", "diskcache_cold", peer=True),
         ),

@@ -159,6 +159,7 @@ class _Slot:
         with self._slots.lock:
             self._has_left = True
             self._drop()
+            self._ticket = None  # which has the slot: neither is to wait for the collector
 
     def _drop(self) -> None:
         if self.is_held:

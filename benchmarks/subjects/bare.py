@@ -4,12 +4,15 @@ import hashlib
 import importlib
 import json
 import multiprocessing
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 from measuring import main, measured
@@ -103,6 +106,47 @@ def warm(size: int) -> None:
     assert len(found) == size
 
 
+def promised_warm(size: int) -> None:
+    """What a store promises of a hit, with nothing around it.
+
+    The row and its bookkeeping are read, the parameters compared, the result looked for, and an
+    object made of what was read.
+    """
+    params = list(sets(size))
+    with closing(sqlite3.connect("runs.sqlite3")) as database, measured():
+        found = [_record(database_row) for database_row in _joined(database, params)]
+    assert len(found) == size
+
+
+def _joined(
+    database: sqlite3.Connection, params: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
+    """Each set with its row and its bookkeeping."""
+    for start in range(0, len(params), _BATCH):
+        by_id = {_id(each): each for each in params[start : start + _BATCH]}
+        for id, *row in database.execute(
+            "SELECT value, results.*, size, folder, result_name, registered_path, token, published,"
+            " owner, lease_expires FROM json_each(?) LEFT JOIN results ON results.id = value"
+            " LEFT JOIN entropic_runs AS runs ON runs.model = 'results' AND runs.id = value",
+            (json.dumps(list(by_id)),),
+        ):
+            yield by_id[id], tuple(row)
+
+
+def _record(asked: tuple[dict[str, Any], tuple[Any, ...]]) -> SimpleNamespace:
+    params, (id, path, created_at, custom_data, n, dt, size, *_) = asked
+    assert (n, dt) == (params["n"], params["dt"])
+    assert os.stat(path).st_size == size
+    return SimpleNamespace(
+        id=id,
+        result_file=path,
+        created_at=datetime.fromisoformat(created_at + "+00:00"),
+        custom_data=json.loads(custom_data),
+        n=n,
+        dt=dt,
+    )
+
+
 def hits(size: int) -> None:
     params = list(sets(size))
     with closing(sqlite3.connect("runs.sqlite3")) as database, measured():
@@ -171,6 +215,7 @@ if __name__ == "__main__":
             "thread": thread,
             "process": process,
             "dask": dask,
+            "promised_warm": promised_warm,
             "hits": hits,
             "import_sqlalchemy": import_sqlalchemy,
             "import_entropic": import_entropic,
