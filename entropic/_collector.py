@@ -11,26 +11,33 @@ class _Pauses:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
-        self._was_on = False
+        self._threshold = gc.get_threshold()
+
+    # By its threshold, and not by turning it off: others do that meanwhile, and it is to stay so.
 
     def begin(self) -> None:
         with self._lock:
             if not self._count:
-                self._was_on = gc.isenabled()
-                gc.disable()
+                self._threshold = gc.get_threshold()
+                gc.set_threshold(0)
             self._count += 1
 
     def end(self) -> None:
         with self._lock:
             self._count -= 1
-            if not self._count and self._was_on:
-                gc.enable()
+            if not self._count:
+                self._restore()
 
     def forget(self) -> None:
         """In a forked child, where the threads are not that have begun them."""
-        if self._count and self._was_on:
-            gc.enable()
-        self.__init__()  # type: ignore[misc]
+        if self._count:
+            self._restore()
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def _restore(self) -> None:
+        if not gc.get_threshold()[0]:  # and nobody has set another one
+            gc.set_threshold(*self._threshold)
 
 
 _pauses = _Pauses()

@@ -9,31 +9,41 @@ from entropic._collector import uncollected
 from tests.scripts import run
 
 
+def is_waiting() -> bool:
+    """Whether it collects nothing by itself."""
+    return not gc.get_threshold()[0]
+
+
 def test_it_waits_until_the_last_has_ended() -> None:
     """Pauses may be nested."""
     with uncollected():
         with uncollected():
-            assert not gc.isenabled()
-        assert not gc.isenabled()
-    assert gc.isenabled()
+            assert is_waiting()
+        assert is_waiting()
+    assert not is_waiting()
 
 
 def test_it_goes_on_after_an_error() -> None:
     """Whatever is raised."""
     with pytest.raises(ZeroDivisionError), uncollected():
         1 / 0  # noqa: B018
-    assert gc.isenabled()
+    assert not is_waiting()
 
 
-def test_it_stays_off_where_the_user_has_turned_it_off() -> None:
-    """It is theirs to turn on."""
-    gc.disable()
+def test_what_others_do_to_it_meanwhile_stays() -> None:
+    """It is theirs to turn off, and to set."""
+    before = gc.get_threshold()
     try:
         with uncollected():
-            pass
+            assert gc.isenabled()
+            gc.disable()
         assert not gc.isenabled()
+        with uncollected():
+            gc.set_threshold(123, 4, 5)
+        assert gc.get_threshold() == (123, 4, 5)
     finally:
         gc.enable()
+        gc.set_threshold(*before)
 
 
 def test_threads_overlap() -> None:
@@ -51,11 +61,11 @@ def test_threads_overlap() -> None:
     try:
         with uncollected():
             pass
-        assert not gc.isenabled()
+        assert is_waiting()
     finally:
         may_end.set()
         thread.join()
-    assert gc.isenabled()
+    assert not is_waiting()
 
 
 def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not() -> None:
@@ -76,14 +86,14 @@ thread.start()
 has_begun.wait()
 child = os.fork()
 if not child:
-    is_on = gc.isenabled()
+    before = gc.get_threshold()[0]
     with uncollected():
-        is_off = not gc.isenabled()
-    os._exit(0 if is_on and is_off and gc.isenabled() else 1)
-say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), gc.isenabled())
+        meanwhile = gc.get_threshold()[0]
+    os._exit(0 if before and not meanwhile and gc.get_threshold()[0] == before else 1)
+say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), gc.get_threshold()[0])
 may_end.set()
 thread.join()
-say(gc.isenabled())
+say(gc.get_threshold()[0] > 0)
 """
     )
-    assert printed == ["0 False", "True"]
+    assert printed == ["0 0", "True"]

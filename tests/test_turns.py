@@ -88,6 +88,25 @@ def test_threads_share_a_sweep_of_them(make_store: Callable[..., Any], threads: 
     assert calls() == len(MANY)
 
 
+@pytest.mark.parametrize("behind", [0, 1, 2, 40])
+def test_nothing_begins_after_a_failure(make_store: Callable[..., Any], behind: int) -> None:
+    """However many are in line behind it."""
+    seen = []
+
+    def runner(params: dict[str, Any]) -> None:
+        seen.append(params["n"])
+        if params["n"] == LATE:
+            raise ArithmeticError("diverged")
+        short(params)
+
+    store = make_store(runner=runner)
+    store.sweep({"n": -n} for n in range(1, 50))
+    seen.clear()
+    with pytest.raises(ArithmeticError, match="diverged"):
+        store.sweep(MANY[LATE - 3 : LATE + 1 + behind])
+    assert seen == [LATE - 3, LATE - 2, LATE - 1, LATE]
+
+
 def test_an_error_of_the_input_ends_what_is_in_line(make_store: Callable[..., Any]) -> None:
     """What has ended by then is kept, and told."""
 

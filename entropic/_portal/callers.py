@@ -291,7 +291,8 @@ class Caller:
         if not self._errands or self._has_left:
             return
         first = self._errands[0]
-        if first.is_at_work or len(self._errands) == 1:
+        is_next = len(self._errands) == 1 and not first.outcome.done()
+        if first.is_at_work or is_next:
             first.began()
         if len(self._errands) > 1:
             self._tell_later()

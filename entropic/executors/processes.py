@@ -25,7 +25,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from entropic import worker
-from entropic._shield import to_the_end
+from entropic._shield import ended, to_the_end
 from entropic._slots import Slots
 from entropic.errors import RunError, RunInterruptedError, WorkerDiedError
 from entropic.executors import worker_process
@@ -79,7 +79,7 @@ class ProcessExecutor:
         process = self._take()
         running = self._threads.submit(process.run, job)
         try:
-            outcome = await asyncio.shield(running)
+            await ended(running)
         except asyncio.CancelledError:
             process.kill()
             await to_the_end(self._end(process, running))
@@ -88,7 +88,7 @@ class ProcessExecutor:
             self._idle.append(process)
         else:
             process.close()
-        return outcome
+        return running.result()
 
     def _take(self) -> "WorkerProcess":
         """A worker that waits for work, or a new one; one that has died meanwhile starts again."""

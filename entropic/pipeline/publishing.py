@@ -130,9 +130,11 @@ class Publisher(Generic[R]):
         prefix = self._cache.folder.given_prefix()
         for run, answer in zip(runs, answers, strict=True):
             _log(run, answer)
-            if isinstance(answer, Entry) and answer.published == run.token and answer.record:
+            if isinstance(answer, EntropicError) or answer.published != run.token:
+                continue
+            if answer.record is not None and answer.result.name is not None:
                 # The row has the path as it was spelled; the record, that which leads there now.
-                answer.record.__dict__["result_file"] = prefix + (answer.result.name or "")
+                answer.record.__dict__["result_file"] = prefix + answer.result.name
         return answers
 
     async def _commit_each(self, runs: list[Executed]) -> list[Entry[R] | EntropicError]:
