@@ -10,10 +10,10 @@ ARGS ?=
 
 # What is imported is compiled when it is; most of what is installed never is.
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
-# Three processes for two CPUs, as many tests wait for others; at most eight, and --pdb makes it none.
+# Two processes for each CPU, as many tests wait for others; at most eight, and --pdb makes it none.
 # A file's tests stay together: a page's blocks follow each other, and a module's clusters are started
 # once.
-WORKERS = $(shell $(BIN)/python -c 'import os; print(min(8, max(2, 3 * (os.cpu_count() or 1) // 2)))')
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
 # The tests start hundreds of processes: what Python compiles is kept, whatever the caller said.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 SOURCES := pyproject.toml constraints.txt

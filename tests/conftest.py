@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -153,3 +154,9 @@ def store(
         made = make_store(kind)
         yield made
         made.close()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector, which tests call often, need not look at it."""
+    gc.collect()
+    gc.freeze()

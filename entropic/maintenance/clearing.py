@@ -145,6 +145,7 @@ def _one_kept(entry: Entry[Any], folder: ResultsFolder, policy: Policy, now: flo
         entry.is_claimed,
         result.registered_path is not None or is_foreign(entry),
         lost(folder, entry),
+        result.started_at,
     )
 
 

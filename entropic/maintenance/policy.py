@@ -39,6 +39,8 @@ class Kept:
         is_busy: Whether somebody is running it now.
         is_registered: Whether its result was made elsewhere, so that the file is its user's.
         lost: Why the folder of its result cannot be seen: the row is all that tells of it.
+        started_at: When it was started, in seconds since 1970, where that is known: of those that
+            were stored in the same moment, it tells which is older.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Kept:
     is_busy: bool = False
     is_registered: bool = False
     lost: str | None = None
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ def is_older(at: float | None, seconds: float | None, now: float) -> bool:
 
 def _ours(kept: Iterable[Kept]) -> list[Kept]:
     ours = (run for run in kept if not (run.is_busy or run.is_registered))
-    return sorted(ours, key=lambda run: (run.at or 0.0, run.id))
+    return sorted(ours, key=lambda run: (run.at or 0.0, run.started_at or 0.0, run.id))
 
 
 def _too_large(by_age: Sequence[Kept], most: int | None) -> list[Chosen]:
