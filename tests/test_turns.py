@@ -153,15 +153,15 @@ from tests.test_turns import MANY, short
 
 store = make(short)
 store.retrieve({"n": 0})
-left = 40
+left = 15
 while left:
-    threading.Timer(0.003 * left, os.kill, [os.getpid(), signal.SIGINT]).start()
+    threading.Timer(0.008 * left, os.kill, [os.getpid(), signal.SIGINT]).start()
     try:
         store.sweep(MANY)
         rest()
     except KeyboardInterrupt:
         left -= 1
-say(len(store.sweep(MANY)), 0 <= calls() - len(MANY) <= 40, os.listdir("results/.entropic/staging"))
+say(len(store.sweep(MANY)), 0 <= calls() - len(MANY) <= 15, os.listdir("results/.entropic/staging"))
 """
     )
     assert printed == ["300 True []"]
