@@ -8,25 +8,25 @@ from contextlib import contextmanager
 
 
 class _Pauses:
+    """By its threshold, and not by turning it off: who does that meanwhile wants it to stay so."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
         self._threshold = gc.get_threshold()
 
-    # By its threshold, and not by turning it off: others do that meanwhile, and it is to stay so.
-
     def begin(self) -> None:
         with self._lock:
-            if not self._count:
+            self._count += 1  # first: a fork may come between any two of these
+            if self._count == 1:
                 self._threshold = gc.get_threshold()
                 gc.set_threshold(0)
-            self._count += 1
 
     def end(self) -> None:
         with self._lock:
-            self._count -= 1
-            if not self._count:
+            if self._count == 1:
                 self._restore()
+            self._count -= 1
 
     def forget(self) -> None:
         """In a forked child, where the threads are not that have begun them."""
@@ -51,7 +51,8 @@ def uncollected() -> Iterator[None]:
     """Collect no garbage for some milliseconds, in which much is made that is none.
 
     The collector looks at it again and again, and whenever that has happened often enough, at all
-    that there is: of a sweep of 100,000 stored sets, that was a quarter of the time.
+    that there is: of a sweep of 100,000 stored sets, that was a quarter of the time. It waits for
+    the last of those who ask for it at the same time.
     """
     _pauses.begin()
     try:

@@ -39,7 +39,7 @@ def in_pool(
     return asyncio.get_running_loop().run_in_executor(pool, call)
 
 
-async def ended(future: asyncio.Future[Any]) -> None:
+async def until_done(future: asyncio.Future[Any]) -> None:
     """Wait until a future is done, whatever it holds; a cancelled wait does not cancel it.
 
     ``asyncio.wait`` for one: what it does for many takes half as long again.
@@ -79,7 +79,7 @@ async def to_the_end(work: Awaitable[T], left: asyncio.Event | None = None) -> T
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await ended(task)
+            await until_done(task)
         except asyncio.CancelledError as error:
             cancelled = error
             if left is not None:
@@ -102,7 +102,7 @@ async def undisturbed(work: Awaitable[T]) -> T:
     future = asyncio.ensure_future(work)
     while not future.done():
         try:
-            await ended(future)
+            await until_done(future)
         except asyncio.CancelledError:
             uncancel()
     return future.result()

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,9 @@ from entropic import (
     SweepError,
     WorkerDiedError,
 )
+from entropic.artifacts import Stage
+from entropic.executors import processes, worker_process
+from entropic.worker import Job
 from tests import databases, scripts, simulations
 from tests.scripts import wait_for
 from tests.simulations import Point, calls, mark_call, simulate, simulate_async
@@ -579,3 +584,37 @@ def test_a_worker_has_the_options_of_its_parents_interpreter() -> None:
     """Of python -O, for instance."""
     scripts.run(OPTIMISED, "-O")
     assert calls() == 1
+
+
+def test_messages_come_in_any_parts() -> None:
+    """One byte at a time, several at once, and after a silence."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        messages = [b"", b"one", b"x" * 100_000, b"last"]
+        whole = b"".join(worker_process._LENGTH.pack(len(one)) + one for one in messages)
+        inbox = worker_process.Inbox(ours)
+        ours.settimeout(0.01)
+        rest = deque([whole[at : at + 1] for at in range(40)] + [whole[40:]])
+
+        def look_up() -> None:  # it has been silent for long enough
+            theirs.sendall(rest.popleft())
+
+        assert [inbox.receive(look_up) for _ in messages] == messages
+        theirs.close()
+        assert inbox.receive() is None
+
+
+def test_a_forked_child_has_no_say_in_its_parents_workers(folder: Path) -> None:
+    """It could neither ask one nor end one."""
+    process = processes.WorkerProcess()
+    stage = Stage(str(folder / "stage"), "id.npy")
+    params = {"n": 1, "dt": 0.5}
+    assert process.run(Job(simulate, params, "id", "cache", stage, checksum=False)).error is None
+    worker = process._process
+    assert worker is not None
+    process.abandon()
+    assert not process.is_open
+    process.kill()
+    assert worker.poll() is None
+    worker.kill()
+    worker.wait()

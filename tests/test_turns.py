@@ -107,6 +107,38 @@ def test_nothing_begins_after_a_failure(make_store: Callable[..., Any], behind: 
     assert seen == [LATE - 3, LATE - 2, LATE - 1, LATE]
 
 
+def test_a_failure_that_stops_nothing_changes_no_order(make_store: Callable[..., Any]) -> None:
+    """What was in line behind it keeps its place."""
+    seen = []
+
+    def runner(params: dict[str, Any]) -> None:
+        seen.append(params["n"])
+        if params["n"] in (LATE, LATE + 20, LATE + 21):
+            raise ArithmeticError("diverged")
+        short(params)
+
+    store = make_store(runner=runner)
+    assert len(store.sweep(MANY, on_error="skip")) == len(MANY) - 3
+    assert seen == [p["n"] for p in MANY]
+
+
+def test_a_stream_that_is_read_slowly_runs_them_as_they_are_asked_for(
+    make_store: Callable[..., Any],
+) -> None:
+    """Beside a sweep of another thread, which has many of them in line."""
+    store = make_store(runner=short)
+    with ThreadPoolExecutor(1) as pool:
+        sweep = pool.submit(store.sweep, MANY)
+        stream = store.as_completed(reversed(MANY))
+        found = []
+        for record in stream:
+            found.append(record.n)
+            if len(found) == 20:
+                sweep.result()
+        assert sorted(found) == [p["n"] for p in MANY]
+    assert calls() == len(MANY)
+
+
 def test_an_error_of_the_input_ends_what_is_in_line(make_store: Callable[..., Any]) -> None:
     """What has ended by then is kept, and told."""
 

@@ -8,6 +8,8 @@ over several at a time, and their outcomes told together. Who gets which thread 
 
 import asyncio
 import contextvars
+import heapq
+import itertools
 import os
 import queue
 import time
@@ -17,7 +19,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from entropic._portal.errands import Away, Ended, Errand, Returned
-from entropic._shield import ended, uncancel
+from entropic._shield import uncancel, until_done
 
 T = TypeVar("T")
 
@@ -31,7 +33,7 @@ current: contextvars.ContextVar["Caller | None"] = contextvars.ContextVar("calle
 
 
 class Turn:
-    """The right to run one function on a calling thread, after those that had it before."""
+    """The right to run one function, once, on a calling thread, after those that had it before."""
 
     def __init__(self, caller: "Caller") -> None:
         self._caller = caller
@@ -53,6 +55,7 @@ class Turn:
             Returned: It had not begun, and is to have another turn.
             asyncio.CancelledError: The thread went its way, or was interrupted in the function.
         """
+        assert self._errand is None
         if self._is_unwanted and self._caller.is_busy:
             raise Returned
         errand: Errand[T] = Errand(function, began, holds_up, is_urgent=is_urgent)
@@ -73,13 +76,18 @@ class Turn:
 class Wish:
     """Somebody waits for a turn on any of some threads.
 
+    Args:
+        number: Its place in the line: those with smaller ones come first.
+
     Attributes:
+        number: As given.
         is_sole: Whether there is only one such thread: then a turn behind others is as good as
             any. Of several, only one that is free: those before may be waiting for this very run.
         turn: What it was granted.
     """
 
-    def __init__(self, *, is_sole: bool = True) -> None:
+    def __init__(self, number: int, *, is_sole: bool = True) -> None:
+        self.number = number
         self.is_sole = is_sole
         self.turn: Turn | None = None
         self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -109,8 +117,8 @@ class Wish:
 class Caller:
     """The thread that is waiting for one call, as a place to run functions: one at a time.
 
-    Everything here but ``serve`` happens on the loop's thread, so nothing can arrive between
-    the last look into the inbox and its closing.
+    ``serve`` and what it calls happen on that thread, all else on the loop's. The queues are
+    between the two; ``_untold_since`` is the thread's own.
     """
 
     def __init__(self) -> None:
@@ -121,7 +129,8 @@ class Caller:
         self._told: queue.SimpleQueue[Errand[Any] | None] = queue.SimpleQueue()
         self._untold_since: float | None = None
         self._loop: asyncio.AbstractEventLoop
-        # Handed over, and not told yet: the first is at work, or about to be.
+        # In the order in which they were handed over, or are about to be. The first ones may have
+        # ended, untold, or be cancelled.
         self._errands: list[Errand[Any]] = []
         self._sending: list[Errand[Any]] = []
         self._holding_up: Errand[Any] | None = None
@@ -131,7 +140,8 @@ class Caller:
         self._telling: asyncio.TimerHandle | None = None
         self._has_left = False
         self._is_away = False
-        self._wishes: deque[Wish] = deque()
+        self._wishes: list[tuple[int, int, Wish]] = []
+        self._ties = itertools.count()
 
     @property
     def is_busy(self) -> bool:
@@ -139,20 +149,18 @@ class Caller:
         return bool(self._errands)
 
     def is_behind(self, errand: Errand[Any]) -> bool:
-        """Whether others come first."""
+        """Whether others come first, or have come and are not told."""
         return errand in self._errands[1:]
 
-    def grant(self, wish: Wish, *, at_once: bool = False) -> None:
-        """Fulfil a wish for a turn now, or when there is one; ``at_once``, before all others."""
+    def grant(self, wish: Wish) -> None:
+        """Fulfil a wish for a turn now, or when there is one."""
         if wish.is_over or self._has_left:
             return
         if self._has_room_for(wish):
             self._turns += 1
             wish.fulfil(Turn(self))
-        elif at_once:
-            self._wishes.appendleft(wish)
         else:
-            self._wishes.append(wish)
+            heapq.heappush(self._wishes, (wish.number, next(self._ties), wish))
 
     def take_back(self, errand: Errand[Any] | None) -> None:
         """A turn is over, with what was run in it."""
@@ -179,7 +187,7 @@ class Caller:
         try:
             while not errand.outcome.done():
                 try:
-                    await ended(errand.outcome)
+                    await until_done(errand.outcome)
                 except asyncio.CancelledError:
                     if errand.cancel() or errand.is_put_off or errand.is_returned:
                         raise
@@ -202,7 +210,7 @@ class Caller:
         """
         self._is_away = True
         for errand in self._errands:
-            errand.is_put_off = errand.cancel()
+            errand.put_off()
         self._inbox.put(None)
 
     def come_back(self) -> None:
@@ -241,9 +249,9 @@ class Caller:
 
     def _run(self, errand: Errand[Any]) -> None:
         pid = os.getpid()
-        if self._untold_since is None:
-            self._untold_since = time.monotonic()
         errand.run(self._ended)
+        if self._ended and self._untold_since is None:
+            self._untold_since = time.monotonic()
         if os.getpid() != pid:  # a child that the function has forked: the others are the parent's
             self._inbox = queue.SimpleQueue()
         if errand.is_urgent or errand.has_held_up:
@@ -283,6 +291,7 @@ class Caller:
             if errand.has_held_up:
                 # Nothing begins before its requests have heard of it: they may want nothing more.
                 self._holding_up = errand
+                self._together = 1  # where one fails, the next may: each would return all others
                 self._return_all()
                 self._told.put(errand)
             elif not errand.is_urgent:
@@ -302,7 +311,7 @@ class Caller:
             errand.give_back()
 
     def _tell_later(self) -> None:
-        """In any case: what comes next on the thread may take hours."""
+        """In any case, and again until all are told: what comes next may take hours."""
 
         def tell() -> None:
             self._telling = None
@@ -315,7 +324,7 @@ class Caller:
         mean = self._mean_seconds
         self._mean_seconds = seconds if mean is None else 0.8 * mean + 0.2 * seconds
         most = int(_TOGETHER_SECONDS / max(self._mean_seconds, 1e-6))
-        self._together = max(1, min(most, _MOST_TOGETHER))
+        self._together = max(1, min(most, 2 * self._together, _MOST_TOGETHER))
 
     def _has_room_for(self, wish: Wish) -> bool:
         if self._is_away or self._holding_up is not None:
@@ -323,5 +332,9 @@ class Caller:
         return self._turns < (self._together if wish.is_sole else 1)
 
     def _grant_next(self) -> None:
-        while self._wishes and (self._wishes[0].is_over or self._has_room_for(self._wishes[0])):
-            self.grant(self._wishes.popleft())
+        while self._wishes:
+            _, _, wish = self._wishes[0]
+            if not (wish.is_over or self._has_room_for(wish)):
+                return
+            heapq.heappop(self._wishes)
+            self.grant(wish)

@@ -16,7 +16,10 @@ class Away(asyncio.CancelledError):
 
 
 class Returned(Exception):  # noqa: N818  no error
-    """The thread is still busy with what came before, and another one is free."""
+    """It has not begun, and is to have another turn.
+
+    Another thread is free; or what came before holds it up.
+    """
 
 
 class Errand(Generic[T]):
@@ -24,7 +27,8 @@ class Errand(Generic[T]):
 
     Args:
         function: The function.
-        began: Called on the loop's thread when it has begun, or is about to.
+        began: Called on the loop's thread when it has begun, or is about to: perhaps late, more
+            than once, or not at all.
         holds_up: Whether nothing more is to begin on the thread, after what the function has
             returned, until its turn is passed on; what it raises does so in any case.
         is_urgent: Whether its end is told at once, and not together with that of others.
@@ -93,6 +97,10 @@ class Errand(Generic[T]):
             return False
         self.outcome.cancel()
         return True
+
+    def put_off(self) -> None:
+        """The thread is away: have it end as that, unless it has begun."""
+        self.is_put_off = self.is_put_off or self.cancel()
 
     def give_back(self) -> None:
         """Have it return to whoever wants it run, unless it has begun."""

@@ -14,6 +14,7 @@ from entropic._portal.turns import current_caller
 T = TypeVar("T")
 
 _SLICE_SECONDS: Final = 0.01
+_FIRST: Final = -1  # in line
 
 
 class CallerItems(Generic[T]):
@@ -45,10 +46,10 @@ class CallerItems(Generic[T]):
     async def take(self, most: int) -> list[T]:
         """The next items, at most ``most``; an empty list at the end."""
         while True:
-            # It comes before the runs in line: they would leave the other workers without any.
+            # It comes before those that are still in line: they would leave others without any.
             # With the thread's turn all the same: a generator may ask for runs that it yielded.
-            wish = Wish()
-            current_caller().grant(wish, at_once=True)
+            wish = Wish(_FIRST)
+            current_caller().grant(wish)
             turn = await wish.granted()
             try:
                 return await turn.run(functools.partial(self._take, most), is_urgent=True)

@@ -6,6 +6,7 @@ for one that is itself waiting.
 
 import asyncio
 import contextvars
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
@@ -27,13 +28,14 @@ class _Volunteers:
     def __init__(self) -> None:
         self.users = 0
         self._callers: list[Caller] = []
+        self._number = next(_numbers)
         self._wish: Wish | None = None
 
     def add(self, caller: Caller) -> None:
         self._callers.append(caller)
         if self._wish is None:
             return
-        self._wish.is_sole = len(self._callers) == 1
+        self._wish.is_sole = self._is_sole
         if self._wish.turn is None:
             caller.grant(self._wish)
         elif not self._wish.is_sole:
@@ -42,10 +44,16 @@ class _Volunteers:
 
     def remove(self, caller: Caller) -> None:
         self._callers.remove(caller)
+        if self._wish is not None:
+            self._wish.is_sole = self._is_sole
+
+    @property
+    def _is_sole(self) -> bool:
+        return len(self._callers) <= 1
 
     async def take_turn(self) -> None:
         """Wait for a turn on one of the threads, the first that is free."""
-        self._wish = Wish(is_sole=len(self._callers) <= 1)
+        self._wish = Wish(self._number, is_sole=self._is_sole)
         for caller in self._callers:
             caller.grant(self._wish)
         try:
@@ -76,7 +84,10 @@ class _Volunteers:
 
 _volunteers: Final[dict[asyncio.Task[object], _Volunteers]] = {}
 
-_own: Final[contextvars.ContextVar[_Volunteers | None]] = contextvars.ContextVar("own")
+# The places in line of those that wish for a turn: who has to wish again keeps his.
+_numbers: Final = itertools.count()
+
+_own: Final[contextvars.ContextVar[_Volunteers]] = contextvars.ContextVar("own")
 """Those of the current task, while it has a turn."""
 
 
@@ -141,16 +152,14 @@ async def run_in_turn(
 
     Args:
         function: The function.
-        began: Called when it has begun, or is about to; it may be told late.
+        began: Called when it has begun, or is about to: perhaps late, more than once, or never.
         holds_up: Whether nothing more is to begin on the thread, after what the function has
             returned, until the turn is passed on.
 
     Raises:
         asyncio.CancelledError: The function was interrupted there, or the thread has gone.
     """
-    volunteers = _own.get()
-    assert volunteers is not None
-    return await volunteers.run(function, began, holds_up)
+    return await _own.get().run(function, began, holds_up)
 
 
 def current_caller() -> Caller:

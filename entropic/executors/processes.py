@@ -25,7 +25,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from entropic import worker
-from entropic._shield import ended, to_the_end
+from entropic._shield import to_the_end, until_done
 from entropic._slots import Slots
 from entropic.errors import RunError, RunInterruptedError, WorkerDiedError
 from entropic.executors import worker_process
@@ -79,7 +79,7 @@ class ProcessExecutor:
         process = self._take()
         running = self._threads.submit(process.run, job)
         try:
-            await ended(running)
+            await until_done(running)
         except asyncio.CancelledError:
             process.kill()
             await to_the_end(self._end(process, running))
@@ -188,8 +188,8 @@ class WorkerProcess:
 
     def abandon(self) -> None:
         """In a forked child: it is the parent's."""
-        if self._connection is not None:
-            self._connection.close()
+        self.close()
+        self._process = None  # nor may anything here end it
 
     def _start(self) -> socket.socket:
         if self._connection is not None:

@@ -57,7 +57,8 @@ class Executor(Protocol):
         Args:
             job: The job.
             began: To be called, on the loop's thread, when the runner is about to be called: what
-                has begun is not dropped when its request is.
+                has begun is not dropped when its request is. Late perhaps, more than once, or not
+                at all.
 
         Cancelled, it stops the runner and raises ``CancelledError`` where the runner can be
         stopped; where it cannot, it lets it finish and returns the outcome, so that no work is

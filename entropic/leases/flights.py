@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from entropic._portal import volunteering
-from entropic._shield import ended, to_the_end, uncancel
+from entropic._shield import to_the_end, uncancel, until_done
 from entropic._slots import lent
 from entropic.errors import RunCycleError
 
@@ -123,7 +123,7 @@ class Flight(Generic[T]):
                 waiter.moved(self._is_elsewhere)
                 try:
                     with volunteering(self.task):
-                        await ended(self.task)
+                        await until_done(self.task)
                 except asyncio.CancelledError:
                     await self._left(waiter)
                     if not waiter.is_withdrawn or self.task.cancelled() or self._waiters:

@@ -46,7 +46,7 @@ class Result(NamedTuple):  # a frozen dataclass takes six times as long to make,
     elapsed_seconds: float | None = None
 
 
-class Entry(NamedTuple, Generic[R]):  # the same
+class Entry(NamedTuple, Generic[R]):
     """What the database holds under one id: a stored run, or only traces of one.
 
     Attributes:

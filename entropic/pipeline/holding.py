@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from entropic._shield import ended, to_the_end, uncancel, undisturbed
+from entropic._shield import to_the_end, uncancel, undisturbed, until_done
 from entropic.artifacts import Stage
 from entropic.errors import (
     DatabaseBusyError,
@@ -288,7 +288,7 @@ class Holder(Generic[R]):
             await asyncio.wait({leaving})
         asked = self._claims.ask(run.parameters.id, unless_newer_than)
         try:
-            await ended(asked)
+            await until_done(asked)
             (answer,) = asked.result()
         except asyncio.CancelledError:
             await self.leave(run, asked)
