@@ -48,7 +48,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Collect no garbage for some milliseconds, in which much is made that is none.
+    """Collect no garbage while much is made that is none.
 
     The collector looks at it again and again, and whenever that has happened often enough, at all
     that there is: of a sweep of 100,000 stored sets, that was a quarter of the time. It waits for

@@ -1,5 +1,6 @@
 """Short runs on the calling thread, which are handed over several at a time."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from entropic._portal.callers import Caller, Wish
 from tests import databases
 from tests.scripts import run, wait_for
 from tests.simulations import calls, mark_call
@@ -86,6 +88,24 @@ def test_threads_share_a_sweep_of_them(make_store: Callable[..., Any], threads: 
         for records in pool.map(store.sweep, [MANY] * threads):
             assert [r.n for r in records] == [p["n"] for p in MANY]
     assert calls() == len(MANY)
+
+
+def test_nobody_overtakes_who_wants_a_free_thread() -> None:
+    """Not even where there is room for others behind what is at work."""
+
+    async def main() -> None:
+        caller = Caller()
+        caller._together = 3
+        first, shared, third = Wish(0), Wish(1, is_sole=False), Wish(2)
+        for wish in (first, shared, third):
+            caller.grant(wish)
+        assert first.turn is not None
+        assert (shared.turn, third.turn) == (None, None)
+        first.turn.pass_on()
+        assert shared.turn is not None
+        assert third.turn is not None
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("behind", [0, 1, 2, 40])

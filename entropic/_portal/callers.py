@@ -156,11 +156,8 @@ class Caller:
         """Fulfil a wish for a turn now, or when there is one."""
         if wish.is_over or self._has_left:
             return
-        if self._has_room_for(wish):
-            self._turns += 1
-            wish.fulfil(Turn(self))
-        else:
-            heapq.heappush(self._wishes, (wish.number, next(self._ties), wish))
+        heapq.heappush(self._wishes, (wish.number, next(self._ties), wish))
+        self._grant_next()
 
     def take_back(self, errand: Errand[Any] | None) -> None:
         """A turn is over, with what was run in it."""
@@ -239,7 +236,7 @@ class Caller:
         """On the calling thread: run what arrives until the call is over."""
         try:
             while not is_over():
-                if self._untold_since is not None and (self._inbox.empty() or self._is_late):
+                if self._is_to_report:
                     self._report()
                 if (errand := self._inbox.get()) is not None:
                     self._run(errand)
@@ -261,9 +258,11 @@ class Caller:
                 pass
 
     @property
-    def _is_late(self) -> bool:
+    def _is_to_report(self) -> bool:
         since = self._untold_since
-        return since is not None and time.monotonic() - since >= _TOGETHER_SECONDS
+        if since is None:
+            return False
+        return self._inbox.empty() or time.monotonic() - since >= _TOGETHER_SECONDS
 
     def _report(self) -> None:
         self._untold_since = None
@@ -335,6 +334,8 @@ class Caller:
         while self._wishes:
             _, _, wish = self._wishes[0]
             if not (wish.is_over or self._has_room_for(wish)):
-                return
+                return  # whoever comes later does not overtake it: it might wait for ever
             heapq.heappop(self._wishes)
-            self.grant(wish)
+            if not wish.is_over:
+                self._turns += 1
+                wish.fulfil(Turn(self))

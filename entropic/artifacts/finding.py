@@ -57,13 +57,8 @@ def locate_registered(id: str, stored: str, registered: str, size: int | None) -
 
 def is_whole(path: str, size: int | None) -> bool:
     """Whether there is a result, of that many bytes where the number is known."""
-    if size is None:
-        return find(path) is not None
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return False
-    return status.st_size == size > 0 and not stat.S_ISDIR(status.st_mode)
+    found = find(path)
+    return found is not None and (size is None or found.size == size)
 
 
 def digest_of(path: str) -> str | None:

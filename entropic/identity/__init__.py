@@ -12,7 +12,7 @@ import json
 import re
 import reprlib
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +46,9 @@ ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LIGHT: Final = 256
 _CHARACTERS: Final = 256
 _SMALL: Final = frozenset((bool, int, float, type(None)))
+
+# A parameter's name, its key in JSON, what writes its values, and its identity default.
+_Writer = tuple[str, str, Callable[[Any], str | None], str | None]
 
 
 @dataclass(slots=True)  # frozen, to make one of each row would take six times as long
@@ -94,15 +97,14 @@ class Identity:
             name for name, p in self.parameters.items() if isinstance(p.column.type, PlainJson)
         ]
         # Sorted, as the canonical form is.
-        self._writers = [
+        self._writers: list[_Writer] = [
             (name, f"{text_json(name)}:", self._rules[name].canonical, self._defaults.get(name))
             for name in sorted(self.parameters)
         ]
-        self._names = list(self.parameters)
+        # The same, for values of exactly these types.
         self._exact_types = [rule.exact for rule in self._rules.values()]
-        # The same as the writers, for values of exactly these types, by their places.
-        self._exact_writers = [
-            (self._names.index(name), key, self._rules[name].exact_json, default)
+        self._exact_writers: list[_Writer] = [
+            (name, key, self._rules[name].exact_json, default)
             for name, key, _, default in self._writers
         ]
         self._check_defaults()
@@ -140,23 +142,19 @@ class Identity:
 
         ``None`` where it cannot be seen at once that none of them does.
         """
-        if type(params) is not dict or len(params) != len(self._names) or self._from_2x:
+        if type(params) is not dict or len(params) != len(self.parameters) or self._from_2x:
             return None
         try:
-            values = [params[name] for name in self._names]
+            values = {name: params[name] for name in self.parameters}
         except KeyError:
             return None
-        if list(map(type, values)) != self._exact_types:
+        if list(map(type, values.values())) != self._exact_types:
             return None
-        parts = []
-        for at, key, write, default in self._exact_writers:
-            text = write(values[at])
-            if text is None:
-                return None
-            if text != default:
-                parts.append(key + text)
-        digest = sha256(f"{{{','.join(parts)}}}")
-        return ParameterSet(digest[:16], dict(zip(self._names, values, strict=True)), digest)
+        text = _written(values, self._exact_writers)
+        if text is None:
+            return None
+        digest = sha256(text)
+        return ParameterSet(digest[:16], values, digest)
 
     def coerce_given(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The coerced values of those parameters that are given: for a request by id.
@@ -198,13 +196,9 @@ class Identity:
 
     def canonical(self, values: Mapping[str, Any]) -> str:
         """The canonical form of coerced or stored values."""
-        parts = []
-        for name, key, write, default in self._writers:
-            value = values[name]
-            text = "null" if value is None else write(value)
-            if text != default:
-                parts.append(key + text)
-        return f"{{{','.join(parts)}}}"
+        text = _written(values, self._writers)
+        assert text is not None
+        return text
 
     def differences(self, asked: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
         """The parameters in which the asked values differ from the stored ones."""
@@ -352,6 +346,19 @@ class Identity:
             column=name,
             value=value,
         )
+
+
+def _written(values: Mapping[str, Any], writers: Sequence[_Writer]) -> str | None:
+    """The canonical form of values; ``None`` where one of the writers has none."""
+    parts = []
+    for name, key, write, default in writers:
+        value = values[name]
+        text = "null" if value is None else write(value)
+        if text is None:
+            return None
+        if text != default:
+            parts.append(key + text)
+    return f"{{{','.join(parts)}}}"
 
 
 def _portable(value: Any) -> Any:

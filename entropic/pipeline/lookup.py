@@ -199,12 +199,7 @@ class Lookup(Generic[R]):
         self, sets: Sequence[ParameterSet], entries: Mapping[str, Entry[R]]
     ) -> list[Answer[R] | "_Far[R]"]:
         """In the connection's thread, which others wait for: what takes no time to speak of."""
-        chosen = [
-            (wanted, entries[wanted.id])
-            if wanted.id_2x is None
-            else self._choose(wanted, wanted.id_2x, entries)
-            for wanted in sets
-        ]
+        chosen = [self._choose(wanted, entries) for wanted in sets]
         if len({wanted.id for wanted, _ in chosen}) < len(chosen):
             chosen = _each_its_own(chosen)
         folder = self._cache.folder
@@ -241,17 +236,17 @@ class Lookup(Generic[R]):
         return resolved
 
     def _choose(
-        self, wanted: ParameterSet, id_2x: str, entries: Mapping[str, Entry[R]]
+        self, wanted: ParameterSet, entries: Mapping[str, Entry[R]]
     ) -> tuple[ParameterSet, Entry[R]]:
         """The set under the id that it is, or will be, stored under, and what there is."""
         entry = entries[wanted.id]
-        if entry.record is None:
-            older = entries[id_2x]
+        if entry.record is None and wanted.id_2x is not None:
+            older = entries[wanted.id_2x]
             # Ids of entropic 2 collide: only the parameters say whether it is the same run.
             with contextlib.suppress(SchemaError):
                 if older.record is None or self._cache.ledger.conflict(wanted, older):
                     return wanted, entry
-            return replace(wanted, id=id_2x), older  # or it cannot be read, which is told
+            return replace(wanted, id=wanted.id_2x), older  # or it cannot be read, which is told
         return wanted, entry
 
     def _judge(self, wanted: ParameterSet, entry: Entry[R], prefix: str | None = None) -> Answer[R]:
@@ -260,7 +255,8 @@ class Lookup(Generic[R]):
         Args:
             wanted: The set.
             entry: What is stored under its id: a row.
-            prefix: What the paths of results here begin with, where this is known to be one.
+            prefix: What the paths in this store's folder begin with, where its result was published
+                there; ``None`` to look wherever it may be.
         """
         assert entry.record is not None
         try:
