@@ -502,6 +502,29 @@ def test_forced_runs_all_run_one_after_another(kind: str, make_store: Callable[.
     assert nothing_left()
 
 
+def test_who_joins_a_forced_run_gets_what_is_there_when_that_is_given_up(async_kind: str) -> None:
+    """It had asked for no new one: what another store finishes meanwhile is what it wants."""
+    gate = Gate()
+
+    async def main() -> None:
+        async with make_async(async_kind, gate) as other, make_async(async_kind, gate) as store:
+            first = asyncio.create_task(other.run_or_retrieve({"n": 1}))
+            await until_async(lambda: gate.entered.acquire(blocking=False))
+            forced = asyncio.create_task(store.run({"n": 1}))
+            await until_async(lambda: waiters(store) == 1)
+            joined = asyncio.create_task(store.run_or_retrieve({"n": 1}))
+            await until_async(lambda: waiters(store) == 2)
+            forced.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await forced
+            gate.open()
+            assert (await joined).result_file == (await first).result_file
+
+    asyncio.run(main())
+    assert calls() == 1
+    assert nothing_left()
+
+
 def test_a_failed_forced_run_fails_only_its_own_request(
     kind: str, make_store: Callable[..., Any]
 ) -> None:

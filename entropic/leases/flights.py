@@ -47,6 +47,8 @@ class Flight(Generic[T]):
     Args:
         digest: Tells which parameter set is run: an id of the caller's own may be asked for with
             another one.
+        is_forced: Whether it is to run what may be stored by then: as long as it has not begun,
+            only for the one who starts it. Others would rather look again.
 
     Attributes:
         digest: As given.
@@ -56,8 +58,9 @@ class Flight(Generic[T]):
         is_stopping: Whether its store wants it to end.
     """
 
-    def __init__(self, digest: str) -> None:
+    def __init__(self, digest: str, *, is_forced: bool = False) -> None:
         self.digest = digest
+        self._is_forced = is_forced
         self.task: asyncio.Task[T]
         self.has_started = False
         self._goes_on = asyncio.Event()
@@ -112,7 +115,8 @@ class Flight(Generic[T]):
         there is one, and the slot of the run that the waiter is inside of.
 
         The last one to leave stops it, and waits until it has put things in order; except where
-        it cannot be stopped: then it goes on by itself, and its result is kept.
+        it cannot be stopped: then it goes on by itself, and its result is kept. The starter of a
+        forced one stops it, too, unless it has begun: the others then find it cancelled.
 
         Raises:
             asyncio.CancelledError: The waiter itself was cancelled.
@@ -138,7 +142,8 @@ class Flight(Generic[T]):
         waiter.moved(False)
         if self._starter is asyncio.current_task():
             self._starter = None
-        if not self._waiters and not self.task.done():
+        is_given_up = self._is_forced and not self.is_attended and not self.has_started
+        if (is_given_up or not self._waiters) and not self.task.done():
             self.task.cancel()
             await to_the_end(self._stopped())
 
@@ -161,11 +166,16 @@ class Flights(Generic[T]):
         return self._flights.get(id)
 
     def start(
-        self, id: str, digest: str, run: Callable[[Flight[T]], Coroutine[Any, Any, T]]
+        self,
+        id: str,
+        digest: str,
+        run: Callable[[Flight[T]], Coroutine[Any, Any, T]],
+        *,
+        is_forced: bool = False,
     ) -> Flight[T]:
         """Start a run that is not under way; whoever starts it must wait for it."""
         assert id not in self._flights
-        flight: Flight[T] = Flight(digest)
+        flight: Flight[T] = Flight(digest, is_forced=is_forced)
         self._flights[id] = flight
         flight.task = asyncio.create_task(self._fly(flight, run), name=f"entropic run {id}")
 

@@ -297,7 +297,9 @@ class Pipeline(Generic[R]):
                         options=options,
                         unless_newer_than=None if force else answer.entry.published,
                     )
-                    flight = self._flights.start(parameters.id, parameters.digest, run)
+                    flight = self._flights.start(
+                        parameters.id, parameters.digest, run, is_forced=force
+                    )
                 _check_same(flight, parameters)
                 if force and not is_mine:  # whether that one fails does not matter here
                     await flight.wait(Waiter(_nothing, waiter.moved))
