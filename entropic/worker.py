@@ -86,6 +86,11 @@ class Job:
     patience: float = math.inf
     chain: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def is_light(self) -> bool:
+        """Whether its parameters are so small that handling them takes no time to speak of."""
+        return all(map(_is_small, (*self.values.values(), *self.custom_data.values())))
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -307,8 +312,7 @@ def _finish(job: Job, clock: _Clock) -> Outcome:
             host=_HOST,
             staged=staged,
         )
-        is_light = all(map(_is_small, (*job.values.values(), *job.custom_data.values())))
-        stages.seal(job.stage, sidecar.as_json(), durable=durable, is_light=is_light)
+        stages.seal(job.stage, sidecar.as_json(), durable=durable, is_light=job.is_light)
     except OSError as error:
         # Not the runner's failure, but the disk's: what the run was for may well be there.
         return clock.failed(_unsealed(job.stage, error), is_finished=True)

@@ -67,6 +67,10 @@ class Place(Protocol):
         """Whether the database finds nothing wrong with itself."""
         ...
 
+    def is_locked(self) -> bool:
+        """Whether somebody else is in the middle of a transaction."""
+        ...
+
     def url_from(self, folder: str | Path) -> str:
         """Its URL in another working directory, from which this one is reached so."""
         ...
@@ -120,6 +124,15 @@ class SQLiteFile:
     def is_sound(self) -> bool:
         """Whether the database finds nothing wrong with itself."""
         return self.ask("PRAGMA integrity_check") == ["ok"]
+
+    def is_locked(self) -> bool:
+        """Whether somebody else writes to it."""
+        with closing(sqlite3.connect(PATH, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+        return False
 
     def url_from(self, folder: str | Path) -> str:
         """Its URL in another working directory, from which this one is reached so."""
@@ -191,6 +204,10 @@ class PostgreSQL:
             "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
             " AND state LIKE 'idle in transaction%'"
         )
+
+    def is_locked(self) -> bool:
+        """Whether somebody is in the middle of a transaction."""
+        return not self.is_sound()
 
     def url_from(self, folder: str | Path) -> str:
         """Its URL in another working directory: the same."""
@@ -278,6 +295,11 @@ def ask(sql: str, patience: float = 5) -> list[Any]:
 def change(sql: str) -> None:
     """What another program writes to it."""
     _current.change(sql)
+
+
+def is_locked() -> bool:
+    """Whether somebody else is in the middle of a transaction."""
+    return _current.is_locked()
 
 
 def compiled(database: Database, element: sa.sql.ClauseElement) -> Statement:

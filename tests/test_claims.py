@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from entropic import AsyncStore, DatabaseError, Recovered, RemoteRunError, SettingsError, Store
@@ -192,7 +193,7 @@ def test_a_dead_owners_run_is_taken_over_at_once(folder: Path, executor: str) ->
 def test_an_owner_that_was_paused_past_its_lease_gets_the_winners_record(folder: Path) -> None:
     """The second owner's row and bytes stand."""
     with holding(ttl=0.5) as other, make(write_second, Store, lease_ttl=0.5) as store:
-        os.kill(other.process.pid, signal.SIGSTOP)
+        stop(other)
         record = store.run_or_retrieve({"n": 1}, by="the second")
         go_on(other)
         assert other.expect("got") == "the second"
@@ -263,9 +264,20 @@ def test_a_paused_owner_of_another_machine_is_fenced_before_its_stage_goes(folde
     assert os.listdir("results/.entropic/staging") == []
 
 
+def stop(owner: scripts.Script) -> None:
+    """Stop an owner; not in the middle of a heartbeat, whose lock all others would wait for."""
+    process = psutil.Process(owner.process.pid)
+    while True:
+        process.suspend()
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
+        if not databases.is_locked():
+            return
+        process.resume()
+
+
 def pause(owner: scripts.Script) -> None:
     """Stop an owner, as if it had not written to its stage for an hour."""
-    os.kill(owner.process.pid, signal.SIGSTOP)
+    stop(owner)
     (stage,) = Path("results/.entropic/staging").iterdir()
     old = time.time() - 3600
     for path in [*stage.iterdir(), stage]:

@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from entropic import (
     AsyncStore,
@@ -526,11 +526,12 @@ def test_nothing_stays_open() -> None:
     asyncio.run(main())
     process = psutil.Process()
     files, children = process.num_fds(), set(process.children())
+    threads = threading.active_count()
     for _ in range(3):
         asyncio.run(main())
     assert process.num_fds() <= files
     assert set(process.children()) == children
-    wait_for(lambda: not [t for t in threading.enumerate() if "entropic-process" in t.name])
+    wait_for(lambda: threading.active_count() <= threads)
 
 
 def leave_a_child(params: dict[str, Any]) -> None:
@@ -586,22 +587,29 @@ def test_a_worker_has_the_options_of_its_parents_interpreter() -> None:
     assert calls() == 1
 
 
-def test_messages_come_in_any_parts() -> None:
-    """One byte at a time, several at once, and after a silence."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        messages = [b"", b"one", b"x" * 100_000, b"last"]
-        whole = b"".join(worker_process._LENGTH.pack(len(one)) + one for one in messages)
-        inbox = worker_process.Inbox(ours)
-        ours.settimeout(0.01)
-        rest = deque([whole[at : at + 1] for at in range(40)] + [whole[40:]])
+@given(st.lists(st.binary(max_size=40)), st.integers(1, 60))
+def test_messages_come_in_any_parts(messages: list[bytes], size: int) -> None:
+    """A byte at a time, or several of them at once; and not before they are whole."""
+    sent = b"".join(worker_process.framed(*messages))
+    inbox, come = worker_process.Inbox(), []
+    for at in range(0, len(sent), size):
+        inbox.add(sent[at : at + size])
+        while (message := inbox.take()) is not None:
+            come.append(message)
+        assert len(b"".join(worker_process.framed(*come))) <= at + size
+    assert come == messages
+    assert inbox.take() is None
 
-        def look_up() -> None:  # it has been silent for long enough
-            theirs.sendall(rest.popleft())
 
-        assert [inbox.receive(look_up) for _ in messages] == messages
-        theirs.close()
-        assert inbox.receive() is None
+def test_a_large_message_is_sent_in_parts() -> None:
+    """And comes whole."""
+    messages = [b"small", bytes(1_000_000), b"last"]
+    inbox = worker_process.Inbox()
+    parts = worker_process.framed(*messages)
+    assert len(parts) > 1
+    for part in parts:
+        inbox.add(part)
+    assert [inbox.take() for _ in range(4)] == [*messages, None]
 
 
 def test_a_forked_child_has_no_say_in_its_parents_workers(folder: Path) -> None:
@@ -609,12 +617,13 @@ def test_a_forked_child_has_no_say_in_its_parents_workers(folder: Path) -> None:
     process = processes.WorkerProcess()
     stage = Stage(str(folder / "stage"), "id.npy")
     params = {"n": 1, "dt": 0.5}
-    assert process.run(Job(simulate, params, "id", "cache", stage, checksum=False)).error is None
+    job = Job(simulate, params, "id", "cache", stage, checksum=False)
+    assert asyncio.run(process.run(job)).error is None
     worker = process._process
     assert worker is not None
     process.abandon()
     assert not process.is_open
-    process.kill()
+    asyncio.run(process.kill())
     assert worker.poll() is None
     worker.kill()
     worker.wait()

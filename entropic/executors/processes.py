@@ -10,27 +10,23 @@ program, send it bytes, wait.
 import asyncio
 import contextlib
 import json
-import math
 import os
 import pickle
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from entropic import worker
-from entropic._shield import to_the_end, until_done
+from entropic._shield import in_own_thread, to_the_end
 from entropic._slots import Slots
-from entropic.errors import RunError, RunInterruptedError, WorkerDiedError
+from entropic.errors import RunError, WorkerDiedError
 from entropic.executors import worker_process
 from entropic.executors.parcels import check_travels, dumps, failed, opened
-from entropic.executors.threads import ElasticThreads
 from entropic.worker import Job, Outcome, Runner
 
 _START_SECONDS: Final = 60.0
@@ -39,6 +35,9 @@ _END_SECONDS: Final = 2.0
 # How often to look whether a silent worker still lives. Mostly its socket's end tells at once; but
 # what its runner has forked may keep that open.
 _GLANCE_SECONDS: Final = 0.2
+
+# Bytes: what is larger is unpickled in a thread. Only errors are.
+_SMALL_ANSWER: Final = 1 << 16
 
 
 class ProcessExecutor:
@@ -54,9 +53,8 @@ class ProcessExecutor:
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        # There may be more workers than slots: a runner that has lent its slot still has its own.
         self._slots = Slots(workers)
-        # More than there are slots: a runner that has lent its slot still has its worker.
-        self._threads = ElasticThreads("entropic-process")
         self._idle: list[WorkerProcess] = []
         self._is_closed = False
 
@@ -77,47 +75,39 @@ class ProcessExecutor:
         """Run it in a process; cancelled, that process is killed."""
         began()
         process = self._take()
-        running = self._threads.submit(process.run, job)
         try:
-            await until_done(running)
+            outcome = await process.run(job)
         except asyncio.CancelledError:
-            process.kill()
-            await to_the_end(self._end(process, running))
+            await to_the_end(process.kill())
             raise
         if process.is_open and not self._is_closed:
             self._idle.append(process)
         else:
             process.close()
-        return running.result()
+        return outcome
 
     def _take(self) -> "WorkerProcess":
         """A worker that waits for work, or a new one; one that has died meanwhile starts again."""
         return self._idle.pop() if self._idle else WorkerProcess()
 
-    async def _end(self, process: "WorkerProcess", running: asyncio.Future[Outcome]) -> None:
-        await asyncio.wait({running})
-        await self._threads.run(process.wait)  # also where it had just finished
-
     async def aclose(self) -> None:
-        """End the processes, and the threads that wait for them."""
+        """End the processes."""
         self._is_closed = True
         idle, self._idle = self._idle, []
         for process in idle:
             process.close()
         for process in idle:
-            await self._threads.run(process.wait)
-        self._threads.close()
+            await process.wait()
 
 
 class WorkerProcess:
-    """One worker process; what is called here blocks, and belongs into a thread."""
+    """One worker process; it belongs to no loop, and serves one after the other."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
-        self._inbox: worker_process.Inbox | None = None
-        self._is_killed = False
+        self._lifeline: socket.socket | None = None
+        self._inbox = worker_process.Inbox()
         _processes.add(self)
 
     @property
@@ -131,55 +121,58 @@ class WorkerProcess:
         process = self._process
         return self.is_open and process is not None and process.poll() is None
 
-    def run(self, job: Job) -> Outcome:
-        """Run a job; where the process dies, or has to be stopped, that is the outcome."""
+    async def run(self, job: Job) -> Outcome:
+        """Run a job; where the process dies, or has to be stopped, that is the outcome.
+
+        Raises:
+            asyncio.CancelledError: The process may be at work all the same: to be killed.
+        """
         is_fresh = self._connection is None
-        has_begun = False
         try:
-            packed = dumps(job)
-            connection = self._start()
-            worker_process.send(connection, _working_directory(), packed)
-            answer = self._receive(connection, None)
-            if answer == worker_process.BEGUN:  # and not that the job could not even be loaded
-                has_begun = True
-                answer = self._receive(connection, job.timeout)
+            packed = dumps(job) if job.is_light else await in_own_thread(dumps, job)
+            await self._start()
+            await self._send(_working_directory(), packed)
+            answer = await self._answer(job.timeout)
         except TimeoutError:
-            self.kill()
-            self.wait()
+            await self.kill()
             assert job.timeout is not None
             return failed(worker.too_late(job.timeout))
         except Exception as error:
-            with self._lock:
-                self._end_group()
-            self.wait()
-            if isinstance(error, OSError) and not (is_fresh or has_begun or self._is_killed):
+            has_begun = self._has_begun()
+            await self.kill()
+            if isinstance(error, OSError) and not (is_fresh or has_begun):
                 self._process = None  # it died while it waited for work: nobody's fault
-                return self.run(job)
+                return await self.run(job)
             return failed(self._explained(error))
-        return opened(pickle.loads(answer))  # noqa: S301  from a worker of our own
+        self._has_begun()  # so that it is not said of the next one
+        is_small = len(answer) <= _SMALL_ANSWER
+        return _unpacked(answer) if is_small else await in_own_thread(_unpacked, answer)
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         """End it now, with the programs that its runner has started: they are of its group."""
-        with self._lock:
-            self._is_killed = True
-            self._end_group()
+        self._end_group()
+        await self.wait()
 
     def close(self) -> None:
         """Let it end when it is done."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        for end in (self._connection, self._lifeline):
+            if end is not None:
+                end.close()
+        self._connection = self._lifeline = None
+        self._inbox = worker_process.Inbox()
 
-    def wait(self) -> None:
+    async def wait(self) -> None:
         """Wait until it has ended; one that will not is killed."""
         self.close()
-        if self._process is None:
-            return
+        if self._process is not None:
+            await to_the_end(in_own_thread(self._reap, self._process))
+
+    def _reap(self, process: "subprocess.Popen[bytes]") -> None:
         try:
-            self._process.wait(_END_SECONDS)
+            process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            self.kill()
-            self._process.wait()
+            self._end_group()
+            process.wait()
 
     def _end_group(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -191,60 +184,99 @@ class WorkerProcess:
         self.close()
         self._process = None  # nor may anything here end it
 
-    def _start(self) -> socket.socket:
+    async def _start(self) -> None:
         if self._connection is not None:
-            return self._connection
-        ours, theirs = socket.socketpair()
-        self._connection, self._inbox = ours, worker_process.Inbox(ours)
-        with theirs, self._lock:
-            if self._is_killed:
-                raise ConnectionAbortedError
-            self._process = _popen(theirs)
+            return
+        pairs = (socket.socketpair(), socket.socketpair())
+        (self._connection, jobs), (self._lifeline, lifeline) = pairs
+        for ours in (self._connection, self._lifeline):
+            ours.setblocking(False)
+        with jobs, lifeline:
+            # To the end: what is cancelled meanwhile has to know what to kill.
+            await to_the_end(in_own_thread(self._open, jobs, lifeline))
         try:
-            self._receive(ours, _START_SECONDS)
+            async with asyncio.timeout(_START_SECONDS):
+                await self._receive()
         except TimeoutError:
             raise WorkerDiedError(
                 f"a worker process has not started within {_START_SECONDS:g} seconds"
             ) from None
-        return ours
 
-    def _receive(self, connection: socket.socket, seconds: float | None) -> bytes:
-        over = math.inf if seconds is None else time.monotonic() + seconds
+    def _open(self, jobs: socket.socket, lifeline: socket.socket) -> None:
+        self._process = _popen(jobs, lifeline)
 
-        def look_up() -> None:
-            left = over - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
+    async def _send(self, *messages: bytes) -> None:
+        assert self._connection is not None
+        for part in worker_process.framed(*messages):
+            await asyncio.get_running_loop().sock_sendall(self._connection, part)
+
+    async def _answer(self, timeout: float | None) -> bytes:
+        """The answer to a job; its time begins when its runner is called."""
+        if timeout is None:
+            return await self._receive()
+        loop, lifeline = asyncio.get_running_loop(), self._lifeline
+        assert lifeline is not None
+        limit = asyncio.timeout(None)
+
+        def begin() -> None:
+            loop.remove_reader(lifeline)
+            limit.reschedule(loop.time() + timeout)
+
+        loop.add_reader(lifeline, begin)
+        try:
+            async with limit:
+                return await self._receive()
+        finally:
+            loop.remove_reader(lifeline)
+
+    async def _receive(self) -> bytes:
+        loop, connection = asyncio.get_running_loop(), self._connection
+        assert connection is not None
+        next_glance: asyncio.TimerHandle
+
+        def glance() -> None:
+            nonlocal next_glance
             if self._has_ended():
-                raise ConnectionResetError
-            connection.settimeout(min(left, _GLANCE_SECONDS))
+                with contextlib.suppress(OSError):  # it is closed already
+                    connection.shutdown(socket.SHUT_RDWR)  # what has come is still read
+            else:
+                next_glance = loop.call_later(_GLANCE_SECONDS, glance)
 
-        connection.settimeout(_GLANCE_SECONDS if seconds is None else min(seconds, _GLANCE_SECONDS))
-        assert self._inbox is not None
-        answer = self._inbox.receive(look_up)
-        connection.settimeout(None)
-        if answer is None:
-            raise ConnectionResetError
-        return answer
+        next_glance = loop.call_later(_GLANCE_SECONDS, glance)
+        try:
+            while (message := self._inbox.take()) is None:
+                part = await loop.sock_recv(connection, worker_process.READ_AT_ONCE)
+                if not part:
+                    raise ConnectionResetError
+                self._inbox.add(part)
+        finally:
+            next_glance.cancel()
+        return message
+
+    def _has_begun(self) -> bool:
+        """Whether the worker has called a runner since this was last asked."""
+        if self._lifeline is None:
+            return False
+        try:
+            return bool(self._lifeline.recv(worker_process.READ_AT_ONCE))
+        except (BlockingIOError, ConnectionError):
+            return False
 
     def _has_ended(self) -> bool:
         """Whether the process has; it is not waited for yet, so that its number stays its own."""
         assert self._process is not None
         if not hasattr(os, "waitid"):  # macOS, before Python 3.13
             return self._process.poll() is not None
-        with self._lock:
-            if self._process.returncode is not None:
-                return True
-            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            return os.waitid(os.P_PID, self._process.pid, options) is not None
+        if self._process.returncode is not None:
+            return True
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, options) is not None
 
     def _explained(self, error: Exception) -> Exception:
         if not isinstance(error, OSError):
             return error
         if self._process is not None:
             return self._death(self._process)
-        if self._is_killed:
-            return RunInterruptedError("the run was stopped before its worker process had started")
         unable = RunError(f"a worker process could not be started: {error}")
         unable.__cause__ = error
         return unable
@@ -271,7 +303,7 @@ def run_in_child(job: Job) -> Outcome:
             if spare.is_alive:
                 process = spare
                 break
-    outcome = process.run(job)
+    outcome = asyncio.run(process.run(job))
     if process.is_alive:
         _spare.append(process)
     return outcome
@@ -284,16 +316,21 @@ def _working_directory() -> bytes:
         return b""
 
 
-def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
+def _unpacked(answer: bytes) -> Outcome:
+    return opened(pickle.loads(answer))  # noqa: S301  from a worker of our own
+
+
+def _popen(jobs: socket.socket, lifeline: socket.socket) -> subprocess.Popen[bytes]:
     # What multiprocessing hands on, too: -O, -I, -X dev, -W, ...
     options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     paths = [os.fspath(path) for path in sys.path]  # some put a Path there
-    arguments = [json.dumps(paths), str(theirs.fileno())]
+    sockets = [jobs.fileno(), lifeline.fileno()]
+    arguments = [json.dumps(paths), *map(str, sockets)]
     return subprocess.Popen(  # noqa: S603  this very interpreter
         [sys.executable, *options, "-c", worker_process.START, *arguments],
         # Nobody types into a worker; what it prints goes where the parent's goes.
         stdin=subprocess.DEVNULL,
-        pass_fds=[theirs.fileno()],
+        pass_fds=sockets,
         # A terminal's Ctrl-C is for the parent: it says what becomes of its workers.
         process_group=0,
     )

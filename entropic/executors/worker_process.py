@@ -1,6 +1,8 @@
 """What a worker process does: run the jobs that come through its socket, until that is closed.
 
-Each job is two messages: the working directory to run it in, and the job itself.
+Each job is two messages: the working directory to run it in, and the job itself. A second socket
+says what nobody waits for: the worker, of each job, that its runner is called; the store's
+process, by closing it, that it is gone.
 
 It is started anew (an exec, no fork), and never imports the user's ``__main__``: a script without
 a guard is not run a second time. Who starts it, and when, is left to ``processes``.
@@ -9,13 +11,11 @@ a guard is not run a second time. Who starts it, and when, is left to ``processe
 import contextlib
 import os
 import pickle
-import queue
 import signal
 import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
 from typing import Final
 
 from entropic import worker
@@ -24,108 +24,139 @@ from entropic.worker import Job, Outcome
 
 START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
-    " from entropic.executors.worker_process import main; main(int(sys.argv.pop(1)))"
+    " from entropic.executors.worker_process import main; main(*map(int, sys.argv[1:]))"
 )
-"""The program of a worker: Python's path and the socket's number are its arguments."""
+"""The program of a worker: Python's path and the numbers of its sockets are its arguments."""
 
 READY: Final = b"ready"
-BEGUN: Final = b"begun"
-"""What a worker says before the reply: it has started; and, of each job, its runner is called."""
+"""What a worker says first."""
+
+BEGUN: Final = b"!"
+"""What it says through the second socket: the runner of its job is called."""
+
+READ_AT_ONCE: Final = 1 << 16
+"""Bytes: more than most messages have, so that each takes one way to the system."""
 
 _SENT_AT_ONCE: Final = 1 << 16
-_READ_AT_ONCE: Final = 1 << 14
 _LENGTH: Final = struct.Struct("!Q")
 
 
-def send(connection: socket.socket, *messages: bytes) -> None:
-    """Send messages, each of any length."""
+def framed(*messages: bytes) -> list[bytes]:
+    """What to send for messages, each of any length; small ones in one: each wakes the reader."""
     parts = [part for message in messages for part in (_LENGTH.pack(len(message)), message)]
-    if sum(map(len, parts)) <= _SENT_AT_ONCE:  # each sending wakes the other end
-        parts = [b"".join(parts)]
-    for part in parts:
-        connection.sendall(part)
+    return [b"".join(parts)] if sum(map(len, parts)) <= _SENT_AT_ONCE else parts
 
 
 class Inbox:
-    """The messages that come through a socket; what has come of the next ones is kept.
+    """Makes messages of what comes through a socket, in whatever parts; it reads nothing itself."""
 
-    Args:
-        connection: The socket.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
         self._come = bytearray()
 
-    def receive(self, look_up: Callable[[], None] = lambda: None) -> bytes | None:
-        """The next message; ``None`` when the other end is gone.
+    def add(self, part: bytes) -> None:
+        """What has come."""
+        self._come += part
 
-        Args:
-            look_up: Called each time that the socket's timeout has passed without a word; what it
-                raises ends the waiting.
-        """
-        length = self._read(_LENGTH.size, look_up)
-        return None if length is None else self._read(_LENGTH.unpack(length)[0], look_up)
-
-    def _read(self, count: int, look_up: Callable[[], None]) -> bytes | None:
-        while (missing := count - len(self._come)) > 0:
-            try:
-                # More than is asked for: each way to the system lets another thread in.
-                part = self._connection.recv(min(max(missing, _READ_AT_ONCE), 1 << 20))
-            except TimeoutError:
-                look_up()
-                continue
-            except ConnectionError:
-                return None
-            if not part:
-                return None
-            self._come += part
-        found = bytes(memoryview(self._come)[:count])
-        del self._come[:count]
+    def take(self) -> bytes | None:
+        """The next message; ``None`` while it is not whole."""
+        if len(self._come) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _LENGTH.unpack_from(self._come)[0]
+        if len(self._come) < end:
+            return None
+        found = bytes(memoryview(self._come)[_LENGTH.size : end])
+        del self._come[:end]
         return found
 
 
-def main(descriptor: int) -> None:
-    """Run jobs until the store's process closes the socket, or is gone."""
-    os.set_inheritable(descriptor, False)  # not for the programs that a runner starts
-    with socket.socket(fileno=descriptor) as connection:
-        jobs: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
-        is_busy = threading.Event()
-        # A thread of its own reads: so the worker ends with its parent also while a runner is busy.
-        threading.Thread(target=_listen, args=(connection, jobs, is_busy), daemon=True).start()
-        send(connection, READY)
+def main(jobs: int, lifeline: int) -> None:
+    """Run jobs until the store's process closes the sockets, or is gone."""
+    for descriptor in (jobs, lifeline):
+        os.set_inheritable(descriptor, False)  # not for the programs that a runner starts
+    with socket.socket(fileno=jobs) as connection, socket.socket(fileno=lifeline) as line:
+        parent = _Parent(line)
+        # A parent that is gone is nobody to write to.
+        with contextlib.suppress(ConnectionError):
+            _send(connection, READY)
+            _serve(connection, parent)
 
-        def run(job: Job) -> Outcome:
-            send(connection, BEGUN)
-            return worker.run_anywhere(job)
 
-        while (sent := jobs.get()) is not None:
-            folder, job = sent
-            _work_in(folder)
-            reply = Reply.of(open_and_run(job, run))
-            # What the runner printed is there before its record is.
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            is_busy.clear()
-            send(connection, pickle.dumps(reply))
+def _serve(connection: socket.socket, parent: "_Parent") -> None:
+    def run(job: Job) -> Outcome:
+        parent.hears_of_a_run()
+        return worker.run_anywhere(job)
+
+    inbox = Inbox()
+    while (folder := _receive(connection, inbox)) is not None:
+        job = _receive(connection, inbox)
+        if job is None or not parent.waits():
+            return
+        _work_in(folder)
+        reply = Reply.of(open_and_run(job, run))
+        # What the runner printed is there before its record is.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        parent.waits_no_more()
+        _send(connection, pickle.dumps(reply))
+
+
+class _Parent:
+    """The store's process, as far as its worker cares: whether it waits for a run, and is alive.
+
+    A thread of its own listens: so the worker ends with its parent also while a runner is busy.
+
+    Args:
+        line: The socket that the parent closes, or the system for it.
+    """
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self._is_waiting = threading.Event()
+        self._is_gone = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def hears_of_a_run(self) -> None:
+        """Tell it that the runner is called; nobody is woken by that."""
+        with contextlib.suppress(ConnectionError):
+            self._line.send(BEGUN)
+
+    def waits(self) -> bool:
+        """It waits for a run; ``False`` where it does not, as it is gone."""
+        self._is_waiting.set()
+        return not self._is_gone.is_set()
+
+    def waits_no_more(self) -> None:
+        """The run has ended."""
+        self._is_waiting.clear()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            self._line.recv(1)  # it says nothing: this returns when it is gone
+        self._is_gone.set()
+        if self._is_waiting.is_set():
+            # With the programs that the runner has started: they are of the same group.
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _send(connection: socket.socket, message: bytes) -> None:
+    for part in framed(message):
+        connection.sendall(part)
+
+
+def _receive(connection: socket.socket, inbox: Inbox) -> bytes | None:
+    """The next message; ``None`` when the other end is gone."""
+    while (message := inbox.take()) is None:
+        try:
+            part = connection.recv(READ_AT_ONCE)
+        except ConnectionError:
+            return None
+        if not part:
+            return None
+        inbox.add(part)
+    return message
 
 
 def _work_in(folder: bytes) -> None:
     """Follow the parent's working directory: a runner's relative paths mean what they do there."""
     with contextlib.suppress(OSError):  # it may be gone by now; then they lead nowhere there, too
         os.chdir(folder)
-
-
-def _listen(
-    connection: socket.socket,
-    jobs: "queue.SimpleQueue[tuple[bytes, bytes] | None]",
-    is_busy: threading.Event,
-) -> None:
-    inbox = Inbox(connection)
-    while (folder := inbox.receive()) is not None and (job := inbox.receive()) is not None:
-        is_busy.set()
-        jobs.put((folder, job))
-    if is_busy.is_set():
-        # With the programs that the runner has started: they are of the same group.
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    jobs.put(None)
