@@ -14,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -160,12 +160,10 @@ def _needing(subjects: Sequence[Subject]) -> Iterator[Subject]:
 def _sample(subject: Subject, pythons: dict[bool, str], size: int, place: Path) -> Sample:
     """Let a process of its own do the work, in ``place``, and report."""
     script = _HERE / "subjects" / f"{subject.script}.py"
-    # A path that leads to this checkout would hide the peers' own entropic.
-    hidden = {"PYTHONPATH"} if subject.peer else set()
     done = subprocess.run(
         [pythons[subject.peer], str(script), subject.function, str(size)],
         cwd=place,
-        env={name: value for name, value in os.environ.items() if name not in hidden},
+        env=environment(os.environ, is_peer=subject.peer),
         capture_output=True,
         text=True,
         timeout=_LIMIT_SECONDS,
@@ -175,6 +173,20 @@ def _sample(subject: Subject, pythons: dict[bool, str], size: int, place: Path) 
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         return Sample(error=lines[-1][:100])
     return Sample(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def environment(ours: Mapping[str, str], *, is_peer: bool) -> dict[str, str]:
+    """The variables of a process that takes a sample.
+
+    Args:
+        ours: Those of this process.
+        is_peer: Whether it runs in the environment of the peers.
+    """
+    # What Python compiles is kept, or each process would do it anew. Ours was installed without.
+    hidden = {"PYTHONDONTWRITEBYTECODE"}
+    if is_peer:
+        hidden.add("PYTHONPATH")  # one that leads to this checkout would hide their own entropic
+    return {name: value for name, value in ours.items() if name not in hidden}
 
 
 def _remove(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import entropic
+from benchmarks.__main__ import environment
 from benchmarks.table import Sample, figures, ratios, regressions, render
 from benchmarks.works import WORKS
 
@@ -46,6 +47,13 @@ def test_every_work_runs(tmp_path: Path, names: list[str]) -> None:
         told = re.findall(r"^\| (.*?) \| [\d.]+ (?:of|MB) .* \| [\d.]+.* \|$", table, re.MULTILINE)
         assert told == [g.label for g in work.goals if {g.label, g.against or g.label} <= {*labels}]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_process_compiles_what_another_has_compiled() -> None:
+    """Whatever is said where it is called: it would take longer than what is measured."""
+    ours = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "here", "HOME": "there"}
+    assert environment(ours, is_peer=False) == {"PYTHONPATH": "here", "HOME": "there"}
+    assert environment(ours, is_peer=True) == {"HOME": "there"}
 
 
 def test_a_page_is_kept_where_something_has_become_slower() -> None:
