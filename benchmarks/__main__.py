@@ -31,7 +31,8 @@ _LIMIT_SECONDS: Final = 900.0  # of one sample: the million rows are written in 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     works = [work for work in WORKS if options.only is None or work.name in options.only]
-    print(_machine(options.peers))
+    machine = _machine(options.peers, options.folder or tempfile.gettempdir())
+    print(machine)
     began = time.monotonic()
     tables = []
     for work in works:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(tables[-1], flush=True)
     print(f"\nTaken in {time.monotonic() - began:,.0f} s.")
     if options.page is not None:
-        _keep(Path(options.page), "\n\n".join([_preface(options.peers), *tables]) + "\n", options)
+        _keep(Path(options.page), "\n\n".join([_preface(machine), *tables]) + "\n", options)
 
 
 def _keep(page: Path, now: str, options: argparse.Namespace) -> None:
@@ -56,12 +57,12 @@ def _keep(page: Path, now: str, options: argparse.Namespace) -> None:
         page.write_text(now, encoding="utf-8")
 
 
-def _preface(peers: str | None) -> str:
+def _preface(machine: str) -> str:
     return f"""\
 # Benchmarks
 
 Taken on {datetime.now(UTC):%Y-%m-%d} by `make bench`, which replaces this page.
-{textwrap.fill(_machine(peers) + ".", 98)}
+{textwrap.fill(machine + ".", 98)}
 
 How each figure is taken is said in `benchmarks/README.md`; what they mean, in
 [Performance](performance.md). Compare ratios, within one table."""
@@ -89,7 +90,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _machine(peers: str | None) -> str:
+def _machine(peers: str | None, folder: str) -> str:
     names = ("entropic", "sqlalchemy", "aiosqlite", "distributed")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     if peers is not None:
@@ -98,9 +99,25 @@ def _machine(peers: str | None) -> str:
         versions += f"; beside {beside}"
     cpus = len(os.sched_getaffinity(0))
     return (
-        f"{platform.system()} {platform.machine()}, {cpus} CPUs, Python"
-        f" {platform.python_version()}; {versions}"
+        f"{platform.system()} {platform.machine()}, {cpus} CPUs, files on {_file_system(folder)},"
+        f" Python {platform.python_version()}; {versions}"
     )
+
+
+def _file_system(folder: str) -> str:
+    """The kind that a folder is on; of an ext4, whether it lacks the journal that most have."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():  # not Linux
+        return "an unknown file system"
+    path = os.path.join(os.path.realpath(folder), "")
+    over = [line.split()[:3] for line in mounts.read_text().splitlines()]
+    device, _, kind = max(
+        (it for it in over if path.startswith(it[1].rstrip("/") + "/")), key=lambda it: len(it[1])
+    )
+    options = Path("/proc/fs/ext4", Path(device).name, "options")
+    # There a file takes up to twenty times as long to make, the more so the more were removed.
+    has_none = kind == "ext4" and options.exists() and "data=" not in options.read_text()
+    return f"{kind} without a journal" if has_none else kind
 
 
 def _measure(work: Work, options: argparse.Namespace) -> str:

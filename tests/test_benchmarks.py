@@ -33,6 +33,7 @@ def test_every_work_runs(tmp_path: Path, names: list[str]) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "fails" not in done.stdout
+    assert re.match(r".+, \d+ CPUs, files on \w[\w ]+, Python [\d.]+; entropic ", done.stdout)
     _, *tables = re.split("^## ", done.stdout, flags=re.MULTILINE)
     assert len(tables) == len(works)
     for work, table in zip(works, tables, strict=True):
