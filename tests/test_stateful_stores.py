@@ -30,6 +30,7 @@ from entropic import AsyncStore, RemoteRunError, opening
 from entropic.leases import Flight, Waiter, owners
 from entropic.pipeline import claims, elsewhere, lookup
 from tests import databases
+from tests.happenings import Happenings
 from tests.simulations import Point
 from tests.test_stateful_claims import HOUR, advance, tell
 
@@ -50,27 +51,6 @@ places = st.integers(0, 11)
 
 class DiedError(Exception):
     """What a transaction ends with whose process is gone."""
-
-
-class Happenings:
-    """Tells whoever waits for something in the stores that it may have come."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def tell(self, _: object = None) -> None:
-        """Something has happened."""
-        self._event.set()
-
-    async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Let the stores work until something is so."""
-        try:
-            async with asyncio.timeout(20):
-                while not condition():
-                    self._event.clear()
-                    await self._event.wait()
-        except TimeoutError:
-            raise AssertionError(f"{what} never came") from None
 
 
 class Owner:
@@ -626,6 +606,8 @@ class StoresAgainstAModel(RuleBasedStateMachine):
             request = pick(requests, which)
             request.task.cancel()
             self.asked(request.owner, self.happenings.until(request.task.done, "its end"))
+            # It waits but a moment for its claim to be given back.
+            self.asked(request.owner, request.owner.opened.pipeline._holder.aclose())
             self.settle(request.owner)
 
     @rule(which=places, key=keys)

@@ -1,0 +1,25 @@
+"""Waiting, on a loop, for what others bring about."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class Happenings:
+    """Tells whoever waits for something in the stores that it may have come."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def tell(self, _: object = None) -> None:
+        """Something has happened."""
+        self._event.set()
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Let the stores work until something is so."""
+        try:
+            async with asyncio.timeout(20):
+                while not condition():
+                    self._event.clear()
+                    await self._event.wait()
+        except TimeoutError:
+            raise AssertionError(f"{what} never came") from None
