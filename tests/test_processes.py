@@ -587,6 +587,125 @@ def test_a_worker_has_the_options_of_its_parents_interpreter() -> None:
     assert calls() == 1
 
 
+def leave_a_child_idle(params: dict[str, Any]) -> None:
+    """A runner that forks a process which keeps all that it had open, the first time."""
+    note_process(params)
+    if params["n"] == 1:
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+            os._exit(0)
+        Path("child").write_text(str(child))
+
+
+def test_a_large_job_is_not_sent_for_ever_to_a_worker_that_has_died(store_of: Any) -> None:
+    """Although what it forked holds its socket open: another worker runs it, once."""
+    store = store_of(leave_a_child_idle, max_workers=1)
+    store.run({"n": 1})
+    (worker,) = pids()
+    os.kill(worker, signal.SIGKILL)
+    assert store.run({"n": 2, "label": "y" * 5_000_000}).n == 2
+    assert not is_running(int(Path("child").read_text()))
+    assert len(pids()) == 2
+    assert calls() == 2
+
+
+def die_of(params: dict[str, Any]) -> None:
+    """A runner that ends its process in a way of its own."""
+    if params["n"] == 1:
+        os.kill(os.getpid(), signal.SIGRTMIN + 6)
+    os.closerange(3, 200)
+    time.sleep(600)
+
+
+def test_how_a_worker_was_lost_is_said(store_of: Any) -> None:
+    """By a signal without a name; or because the runner has closed what was not its own."""
+    store = store_of(die_of, max_workers=1)
+    with pytest.raises(WorkerDiedError, match=f"was killed by signal {signal.SIGRTMIN + 6};"):
+        store.run({"n": 1})
+    with pytest.raises(WorkerDiedError, match="the runner closed files"):
+        store.run({"n": 2})
+
+
+FORGETFUL = """\
+def run(params):
+    if params["n"] == 1:
+        os._exit(7)
+    simulate(params)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+store = make(run, executor="process", max_workers=1)
+try:
+    store.run({"n": 1})
+except entropic.WorkerDiedError:
+    say("died")
+say(store.run({"n": 2}).n)
+"""
+
+
+def test_a_program_that_takes_no_notice_of_its_children_hears_of_their_death() -> None:
+    """How they ended, the system has forgotten."""
+    lines, _ = scripts.run("import entropic, signal\n" + FORGETFUL)
+    assert lines == ["died", "2"]
+
+
+def close_output(params: dict[str, Any]) -> None:
+    """A runner that does not want to be heard."""
+    note_process(params)
+    if params["n"] == 1:
+        sys.stdout.close()
+    elif params["n"] == 2:
+        sys.stdout = None
+
+
+def test_a_worker_without_an_output_goes_on(store_of: Any) -> None:
+    """Nobody needs it to write there."""
+    store = store_of(close_output, max_workers=1)
+    assert [record.n for record in store.sweep(sets(1, 2, 3))] == [1, 2, 3]
+    assert len(pids()) == 1
+
+
+def fork_and_return(params: dict[str, Any]) -> None:
+    """A runner whose child forgets to end, and comes back from it, too."""
+    Path(params["result_file"]).write_text(str(params["n"]))
+    if params["n"] == 1:
+        if not os.fork():
+            wait_for(lambda: Path("second").exists())
+    elif params["n"] == 2:
+        Path("second").touch()
+        ended = psutil.STATUS_ZOMBIE
+        wait_for(lambda: all(it.status() == ended for it in psutil.Process().children()))
+
+
+def test_a_runners_child_that_comes_back_answers_for_nobody(store_of: Any) -> None:
+    """Its parent is the worker: its answer would be taken for that of the next run."""
+    store = store_of(fork_and_return, max_workers=1)
+    records = store.sweep(sets(1, 2, 3))
+    assert [Path(record.result_file).read_text() for record in records] == ["1", "2", "3"]
+
+
+IDLE = """\
+import threading
+def run(params):
+    simulate(params)
+    threading.Thread(target=time.sleep, args=[600]).start()
+    say("in", os.getpid())
+store = make(run, executor="process", max_workers=1)
+store.run({"n": 1})
+say("idle")
+time.sleep(600)
+"""
+
+
+def test_an_idle_worker_ends_with_its_parent_whatever_its_runners_have_left() -> None:
+    """A thread of theirs, that would go on for long."""
+    with scripts.script(IDLE) as script:
+        worker = int(script.expect("in"))
+        script.expect("idle")
+        script.process.kill()
+        script.ended()
+        wait_for(lambda: not is_running(worker))
+
+
 @given(st.lists(st.binary(max_size=40)), st.integers(1, 60))
 def test_messages_come_in_any_parts(messages: list[bytes], size: int) -> None:
     """A byte at a time, or several of them at once; and not before they are whole."""

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -35,6 +35,10 @@ _END_SECONDS: Final = 2.0
 # How often to look whether a silent worker still lives. Mostly its socket's end tells at once; but
 # what its runner has forked may keep that open.
 _GLANCE_SECONDS: Final = 0.2
+
+# For so long, and so often, one whose socket has ended is looked at before it is killed.
+_LAST_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.01
 
 # Bytes: what is larger is unpickled in a thread. Only errors are.
 _SMALL_ANSWER: Final = 1 << 16
@@ -138,12 +142,14 @@ class WorkerProcess:
             assert job.timeout is not None
             return failed(worker.too_late(job.timeout))
         except Exception as error:
-            has_begun = self._has_begun()
-            await self.kill()
+            has_ended = isinstance(error, OSError) and await self._ends()
+            self._end_group()
+            has_begun = self._has_begun()  # and nothing begins after that
+            await self.wait()
             if isinstance(error, OSError) and not (is_fresh or has_begun):
                 self._process = None  # it died while it waited for work: nobody's fault
                 return await self.run(job)
-            return failed(self._explained(error))
+            return failed(self._explained(error, has_ended=has_ended))
         self._has_begun()  # so that it is not said of the next one
         is_small = len(answer) <= _SMALL_ANSWER
         return _unpacked(answer) if is_small else await in_own_thread(_unpacked, answer)
@@ -206,9 +212,10 @@ class WorkerProcess:
         self._process = _popen(jobs, lifeline)
 
     async def _send(self, *messages: bytes) -> None:
-        assert self._connection is not None
-        for part in worker_process.framed(*messages):
-            await asyncio.get_running_loop().sock_sendall(self._connection, part)
+        loop = asyncio.get_running_loop()
+        with self._watched() as connection:
+            for part in worker_process.framed(*messages):
+                await loop.sock_sendall(connection, part)
 
     async def _answer(self, timeout: float | None) -> bytes:
         """The answer to a job; its time begins when its runner is called."""
@@ -230,6 +237,18 @@ class WorkerProcess:
             loop.remove_reader(lifeline)
 
     async def _receive(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        with self._watched() as connection:
+            while (message := self._inbox.take()) is None:
+                part = await loop.sock_recv(connection, worker_process.READ_AT_ONCE)
+                if not part:
+                    raise ConnectionResetError
+                self._inbox.add(part)
+        return message
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[socket.socket]:
+        """The connection; what waits for it ends soon after the process has."""
         loop, connection = asyncio.get_running_loop(), self._connection
         assert connection is not None
         next_glance: asyncio.TimerHandle
@@ -244,14 +263,9 @@ class WorkerProcess:
 
         next_glance = loop.call_later(_GLANCE_SECONDS, glance)
         try:
-            while (message := self._inbox.take()) is None:
-                part = await loop.sock_recv(connection, worker_process.READ_AT_ONCE)
-                if not part:
-                    raise ConnectionResetError
-                self._inbox.add(part)
+            yield connection
         finally:
             next_glance.cancel()
-        return message
 
     def _has_begun(self) -> bool:
         """Whether the worker has called a runner since this was last asked."""
@@ -270,25 +284,49 @@ class WorkerProcess:
         if self._process.returncode is not None:
             return True
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._process.pid, options) is not None
+        try:
+            return os.waitid(os.P_PID, self._process.pid, options) is not None
+        except ChildProcessError:  # the program has the system forget its children: SIGCHLD
+            return True
 
-    def _explained(self, error: Exception) -> Exception:
+    async def _ends(self) -> bool:
+        """Whether a process that is not heard any more ends by itself; its socket goes first."""
+        loop = asyncio.get_running_loop()
+        over = loop.time() + _LAST_SECONDS
+        while self._process is not None and not self._has_ended():
+            if loop.time() > over:
+                return False
+            await asyncio.sleep(_LOOK_SECONDS)
+        return True
+
+    def _explained(self, error: Exception, *, has_ended: bool) -> Exception:
         if not isinstance(error, OSError):
             return error
         if self._process is not None:
-            return self._death(self._process)
+            return WorkerDiedError(
+                f"the worker process of the run {_how(self._process.returncode, has_ended)}; the"
+                " other runs go on"
+            )
         unable = RunError(f"a worker process could not be started: {error}")
         unable.__cause__ = error
         return unable
 
-    def _death(self, process: "subprocess.Popen[bytes]") -> WorkerDiedError:
-        code = process.returncode
-        if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-            hint = ": the system may have been out of memory" if code == -signal.SIGKILL else ""
-        else:
-            how, hint = f"ended with exit code {code}", ""
-        return WorkerDiedError(f"the worker process of the run {how}{hint}; the other runs go on")
+
+def _how(code: int | None, has_ended: bool) -> str:
+    """In which way a worker process was lost."""
+    if not has_ended:
+        return (
+            "was stopped, as it had closed the socket to its store: it seems that the runner closed"
+            " files that are not its own"
+        )
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # those in real time have numbers only
+        name = f"signal {-code}"
+    hint = ": the system may have been out of memory" if code == -signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"
 
 
 def run_in_child(job: Job) -> Outcome:

@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from typing import Final
 
 from entropic import worker
@@ -37,6 +38,7 @@ BEGUN: Final = b"!"
 READ_AT_ONCE: Final = 1 << 16
 """Bytes: more than most messages have, so that each takes one way to the system."""
 
+_END_SECONDS: Final = 2.0
 _SENT_AT_ONCE: Final = 1 << 16
 _LENGTH: Final = struct.Struct("!Q")
 
@@ -87,15 +89,16 @@ def _serve(connection: socket.socket, parent: "_Parent") -> None:
         return worker.run_anywhere(job)
 
     inbox = Inbox()
+    pid = os.getpid()
     while (folder := _receive(connection, inbox)) is not None:
         job = _receive(connection, inbox)
         if job is None or not parent.waits():
             return
         _work_in(folder)
         reply = Reply.of(open_and_run(job, run))
-        # What the runner printed is there before its record is.
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        _flush()  # what the runner printed is there before its record is
+        if os.getpid() != pid:  # a child that the runner has forked: it has no say here
+            os._exit(0)
         parent.waits_no_more()
         _send(connection, pickle.dumps(reply))
 
@@ -133,9 +136,17 @@ class _Parent:
         with contextlib.suppress(OSError):
             self._line.recv(1)  # it says nothing: this returns when it is gone
         self._is_gone.set()
-        if self._is_waiting.is_set():
-            # With the programs that the runner has started: they are of the same group.
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+        if not self._is_waiting.is_set():
+            time.sleep(_END_SECONDS)  # it ends meanwhile, unless a runner has left a thread
+        # With the programs that the runner has started: they are of the same group.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # There is none where the parent has none; and a runner may have closed it.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
 
 
 def _send(connection: socket.socket, message: bytes) -> None:
