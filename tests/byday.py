@@ -19,8 +19,8 @@ FACES = (
 )
 """Values of parameters that say how the store is used."""
 
-# So many values of a test have their turn on PostgreSQL, and then every fourth.
-_ON_POSTGRESQL = 2
+# Every so many values of a test, the first one among them, have their turn on PostgreSQL, too.
+_ON_POSTGRESQL = 5
 
 
 def leave_to_the_night(items: Iterable[pytest.Item]) -> None:
@@ -50,15 +50,13 @@ def _is_face(value: Any) -> bool:
 
 
 def _is_on_server(number: int) -> bool:
-    return number < _ON_POSTGRESQL or number % 4 == 0
+    return number % _ON_POSTGRESQL == 0
 
 
 def _choose(cases: list[pytest.Function], turn: int, *, on_server: bool) -> None:
     server = [case for case in cases if case.callspec.params.get("database") == "postgresql"]
     others = [case for case in cases if case not in server]
     chosen = others[turn % len(others) :][:1] if others else []
-    if len(others) > 4:
-        chosen.append(others[(turn + len(others) // 2) % len(others)])
     if server and (on_server or not others):
         chosen.append(server[(turn + 1) % len(server)])
     for case in cases:

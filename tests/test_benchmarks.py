@@ -15,7 +15,7 @@ from benchmarks.works import WORKS
 ROOT = Path(entropic.__file__).parents[1]
 
 
-BY_DAY = ["thread", "dask"]
+BY_DAY = ["thread"]
 AT_NIGHT = [work.name for work in WORKS if work.name not in BY_DAY]
 
 

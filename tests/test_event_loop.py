@@ -368,8 +368,8 @@ def no_full_collections() -> Iterator[None]:
 
 
 LARGE = [
-    ("array", 200_000),
-    ("values", 200_000),
+    ("array", 100_000),
+    ("values", 100_000),
     pytest.param("array", 1_000_000, marks=pytest.mark.nightly),
     pytest.param("values", 1_000_000, marks=pytest.mark.nightly),
 ]
