@@ -101,6 +101,15 @@ def test_a_worker_follows_the_working_directory(
         assert Path(store.run_or_retrieve({"n": n}).result_file).read_text() == name
 
 
+def test_a_runner_sees_no_arguments_of_ours(store_of: Any) -> None:
+    """What it parses is what there is."""
+
+    def tell(params: dict[str, Any]) -> None:
+        Path(params["result_file"]).write_text(repr(sys.argv[1:]))
+
+    assert Path(store_of(tell).run({"n": 1}).result_file).read_text() == "[]"
+
+
 def test_no_process_is_started_for_hits(store_of: Any) -> None:
     """They are started when there is work."""
     store = store_of()

@@ -24,8 +24,9 @@ from entropic.executors.parcels import Reply, open_and_run
 from entropic.worker import Job, Outcome
 
 START: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
-    " from entropic.executors.worker_process import main; main(*map(int, sys.argv[1:]))"
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); sockets = sys.argv[1:];"
+    " del sys.argv[1:]; from entropic.executors.worker_process import main;"
+    " main(*map(int, sockets))"
 )
 """The program of a worker: Python's path and the numbers of its sockets are its arguments."""
 
