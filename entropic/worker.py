@@ -87,7 +87,7 @@ class Job:
     chain: tuple[tuple[str, str], ...] = ()
 
     @property
-    def is_light(self) -> bool:
+    def has_light_parameters(self) -> bool:
         """Whether its parameters are so small that handling them takes no time to speak of."""
         return all(map(_is_small, (*self.values.values(), *self.custom_data.values())))
 
@@ -312,7 +312,9 @@ def _finish(job: Job, clock: _Clock) -> Outcome:
             host=_HOST,
             staged=staged,
         )
-        stages.seal(job.stage, sidecar.as_json(), durable=durable, is_light=job.is_light)
+        stages.seal(
+            job.stage, sidecar.as_json(), durable=durable, is_light=job.has_light_parameters
+        )
     except OSError as error:
         # Not the runner's failure, but the disk's: what the run was for may well be there.
         return clock.failed(_unsealed(job.stage, error), is_finished=True)

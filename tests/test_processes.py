@@ -31,6 +31,7 @@ from entropic import (
 )
 from entropic.artifacts import Stage
 from entropic.executors import processes, worker_process
+from entropic.executors.parcels import dumps
 from entropic.worker import Job
 from tests import databases, scripts, simulations
 from tests.scripts import wait_for
@@ -99,6 +100,36 @@ def test_a_worker_follows_the_working_directory(
         (folder / name / "input").write_text(name)
         monkeypatch.chdir(folder / name)
         assert Path(store.run_or_retrieve({"n": n}).result_file).read_text() == name
+
+
+class Fragile:
+    """A part of a runner that can be pickled so many times, and then fails as a disk would."""
+
+    left = 100
+
+    def __reduce__(self) -> Any:
+        type(self).left -= 1
+        if self.left < 0:
+            raise TimeoutError("the disk is away")
+        return Fragile, ()
+
+
+def test_a_job_that_cannot_be_packed_costs_no_worker(
+    store_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is what is told; and the next one finds the worker that there was."""
+
+    def run(params: dict[str, Any], part: Any) -> None:
+        note_process(params)
+
+    store = store_of(partial(run, part=Fragile()), max_workers=1)
+    store.run({"n": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Fragile, "left", 1)  # the check's
+        with pytest.raises(TimeoutError, match="the disk is away"):
+            store.run({"n": 2})
+    store.run({"n": 3})
+    assert len(pids()) == 1
 
 
 def test_a_runner_sees_no_arguments_of_ours(store_of: Any) -> None:
@@ -645,8 +676,8 @@ signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 store = make(run, executor="process", max_workers=1)
 try:
     store.run({"n": 1})
-except entropic.WorkerDiedError:
-    say("died")
+except entropic.WorkerDiedError as error:
+    say("how is not known" in str(error))
 say(store.run({"n": 2}).n)
 """
 
@@ -654,7 +685,7 @@ say(store.run({"n": 2}).n)
 def test_a_program_that_takes_no_notice_of_its_children_hears_of_their_death() -> None:
     """How they ended, the system has forgotten."""
     lines, _ = scripts.run("import entropic, signal\n" + FORGETFUL)
-    assert lines == ["died", "2"]
+    assert lines == ["True", "2"]
 
 
 def close_output(params: dict[str, Any]) -> None:
@@ -742,13 +773,12 @@ def test_a_large_message_is_sent_in_parts() -> None:
 
 def test_a_forked_child_has_no_say_in_its_parents_workers(folder: Path) -> None:
     """It could neither ask one nor end one."""
-    process = processes.WorkerProcess()
+    process = asyncio.run(processes.WorkerProcess.started())
     stage = Stage(str(folder / "stage"), "id.npy")
     params = {"n": 1, "dt": 0.5}
     job = Job(simulate, params, "id", "cache", stage, checksum=False)
-    assert asyncio.run(process.run(job)).error is None
+    assert asyncio.run(process.run(dumps(job), None)).error is None
     worker = process._process
-    assert worker is not None
     process.abandon()
     assert not process.is_open
     asyncio.run(process.kill())

@@ -24,7 +24,7 @@ from typing import Final
 from entropic import worker
 from entropic._shield import in_own_thread, to_the_end
 from entropic._slots import Slots
-from entropic.errors import RunError, WorkerDiedError
+from entropic.errors import RunError, RunTimeoutError, WorkerDiedError
 from entropic.executors import worker_process
 from entropic.executors.parcels import check_travels, dumps, failed, opened
 from entropic.worker import Job, Outcome, Runner
@@ -37,11 +37,15 @@ _END_SECONDS: Final = 2.0
 _GLANCE_SECONDS: Final = 0.2
 
 # For so long, and so often, one whose socket has ended is looked at before it is killed.
-_LAST_SECONDS: Final = 1.0
-_LOOK_SECONDS: Final = 0.01
+_EXIT_GRACE_SECONDS: Final = 1.0
+_EXIT_POLL_SECONDS: Final = 0.01
 
-# Bytes: what is larger is unpickled in a thread. Only errors are.
-_SMALL_ANSWER: Final = 1 << 16
+# Bytes: what is larger is pickled and unpickled in threads.
+_SMALL: Final = 1 << 16
+
+
+class _IdleDeathError(Exception):
+    """A worker has died while it waited for work: nobody's fault, and nothing has begun."""
 
 
 class ProcessExecutor:
@@ -59,8 +63,8 @@ class ProcessExecutor:
         self._workers = workers
         # There may be more workers than slots: a runner that has lent its slot still has its own.
         self._slots = Slots(workers)
-        self._idle: list[WorkerProcess] = []
-        self._is_closed = False
+        self._processes = _Workers()
+        self._packs_in_threads = False
 
     @property
     def workers(self) -> int:
@@ -78,24 +82,54 @@ class ProcessExecutor:
     async def run(self, job: Job, began: Callable[[], None]) -> Outcome:
         """Run it in a process; cancelled, that process is killed."""
         began()
-        process = self._take()
         try:
-            outcome = await process.run(job)
-        except asyncio.CancelledError:
-            await to_the_end(process.kill())
-            raise
-        if process.is_open and not self._is_closed:
-            self._idle.append(process)
-        else:
-            process.close()
-        return outcome
-
-    def _take(self) -> "WorkerProcess":
-        """A worker that waits for work, or a new one; one that has died meanwhile starts again."""
-        return self._idle.pop() if self._idle else WorkerProcess()
+            packed = await self._packed(job)
+        except Exception as error:
+            return failed(error)
+        return await self._processes.run(packed, job.timeout)
 
     async def aclose(self) -> None:
         """End the processes."""
+        await self._processes.aclose()
+
+    async def _packed(self, job: Job) -> bytes:
+        if self._packs_in_threads or not job.has_light_parameters:
+            return await in_own_thread(dumps, job)
+        packed = dumps(job)
+        # A runner may have much with it, too: all but the first time.
+        self._packs_in_threads = len(packed) > _SMALL
+        return packed
+
+
+class _Workers:
+    """Workers that wait for work; more are started as they are needed."""
+
+    def __init__(self) -> None:
+        self._idle: list[WorkerProcess] = []
+        self._is_closed = False
+
+    async def run(self, packed: bytes, timeout: float | None) -> Outcome:
+        """Run a job in one of them; cancelled, that one is killed."""
+        while True:
+            try:
+                process = await self._taken()
+            except RunError as error:
+                return failed(error)
+            try:
+                outcome = await process.run(packed, timeout)
+            except _IdleDeathError:
+                continue
+            except asyncio.CancelledError:
+                await to_the_end(process.kill())
+                raise
+            if process.is_open and not self._is_closed:
+                self._idle.append(process)
+            else:
+                process.close()
+            return outcome
+
+    async def aclose(self) -> None:
+        """End those that wait; the others end when they have run what they are at."""
         self._is_closed = True
         idle, self._idle = self._idle, []
         for process in idle:
@@ -103,56 +137,119 @@ class ProcessExecutor:
         for process in idle:
             await process.wait()
 
+    def forget(self) -> None:
+        """In a forked child: they are the parent's."""
+        self._idle.clear()
+
+    async def _taken(self) -> "WorkerProcess":
+        try:
+            return self._idle.pop()
+        except IndexError:  # also where another thread was faster
+            return await WorkerProcess.started()
+
 
 class WorkerProcess:
-    """One worker process; it belongs to no loop, and serves one after the other."""
+    """One worker process; it belongs to no loop, and serves one after the other.
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: socket.socket | None = None
-        self._lifeline: socket.socket | None = None
+    Args:
+        connection: The socket for jobs and answers.
+        lifeline: The one that says of each job that it has begun; see ``worker_process``.
+        process: The process.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        lifeline: socket.socket,
+        process: "subprocess.Popen[bytes]",
+    ) -> None:
+        self._connection = connection
+        self._lifeline = lifeline
+        self._process = process
         self._inbox = worker_process.Inbox()
+        self._has_served = False
+        self._is_forgotten = False
         _processes.add(self)
+
+    @classmethod
+    async def started(cls) -> "WorkerProcess":
+        """A new one, once it is ready; cancelled, it is killed.
+
+        Raises:
+            RunError: It could not be started, or has died.
+        """
+        made = await cls._launched()
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await made._receive()
+        except TimeoutError:
+            await made.kill()
+            raise WorkerDiedError(
+                f"a worker process has not started within {_START_SECONDS:g} seconds"
+            ) from None
+        except OSError:
+            _, death = await made._lost()
+            raise death from None
+        except asyncio.CancelledError:
+            await to_the_end(made.kill())
+            raise
+        return made
+
+    @classmethod
+    async def _launched(cls) -> "WorkerProcess":
+        (connection, jobs), (lifeline, other) = socket.socketpair(), socket.socketpair()
+        made: list[WorkerProcess] = []
+
+        def launch() -> None:
+            made.append(cls(connection, lifeline, _popen(jobs, other)))
+
+        for ours in (connection, lifeline):
+            ours.setblocking(False)
+        with jobs, other:
+            try:
+                # To the end: one that is cancelled meanwhile has to be killed.
+                await to_the_end(in_own_thread(launch))
+            except OSError as error:
+                unable = RunError(f"a worker process could not be started: {error}")
+                raise unable from error
+            except asyncio.CancelledError:
+                for process in made:
+                    await to_the_end(process.kill())
+                raise
+            finally:
+                if not made:
+                    connection.close()
+                    lifeline.close()
+        return made[0]
 
     @property
     def is_open(self) -> bool:
         """Whether it could take another job when it was last heard of."""
-        return self._connection is not None and self._process is not None
+        return self._connection.fileno() >= 0
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it can take another job."""
-        process = self._process
-        return self.is_open and process is not None and process.poll() is None
-
-    async def run(self, job: Job) -> Outcome:
+    async def run(self, packed: bytes, timeout: float | None) -> Outcome:
         """Run a job; where the process dies, or has to be stopped, that is the outcome.
 
         Raises:
+            _IdleDeathError: It had died before, and nothing has begun.
             asyncio.CancelledError: The process may be at work all the same: to be killed.
         """
-        is_fresh = self._connection is None
         try:
-            packed = dumps(job) if job.is_light else await in_own_thread(dumps, job)
-            await self._start()
             await self._send(_working_directory(), packed)
-            answer = await self._answer(job.timeout)
-        except TimeoutError:
+            answer = await self._answer(timeout)
+        except RunTimeoutError as error:
             await self.kill()
-            assert job.timeout is not None
-            return failed(worker.too_late(job.timeout))
-        except Exception as error:
-            has_ended = isinstance(error, OSError) and await self._ends()
-            self._end_group()
-            has_begun = self._has_begun()  # and nothing begins after that
-            await self.wait()
-            if isinstance(error, OSError) and not (is_fresh or has_begun):
-                self._process = None  # it died while it waited for work: nobody's fault
-                return await self.run(job)
-            return failed(self._explained(error, has_ended=has_ended))
-        self._has_begun()  # so that it is not said of the next one
-        is_small = len(answer) <= _SMALL_ANSWER
-        return _unpacked(answer) if is_small else await in_own_thread(_unpacked, answer)
+            return failed(error)
+        except OSError:
+            has_begun, death = await self._lost()
+            if self._has_served and not has_begun:
+                raise _IdleDeathError from None
+            return failed(death)
+        self._take_begun()
+        self._has_served = True
+        return (
+            _unpacked(answer) if len(answer) <= _SMALL else await in_own_thread(_unpacked, answer)
+        )
 
     async def kill(self) -> None:
         """End it now, with the programs that its runner has started: they are of its group."""
@@ -161,55 +258,32 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Let it end when it is done."""
-        for end in (self._connection, self._lifeline):
-            if end is not None:
-                end.close()
-        self._connection = self._lifeline = None
-        self._inbox = worker_process.Inbox()
+        self._connection.close()
+        self._lifeline.close()
 
     async def wait(self) -> None:
         """Wait until it has ended; one that will not is killed."""
         self.close()
-        if self._process is not None:
-            await to_the_end(in_own_thread(self._reap, self._process))
+        if not self._is_forgotten:
+            await to_the_end(in_own_thread(self._reap))
 
-    def _reap(self, process: "subprocess.Popen[bytes]") -> None:
+    def _reap(self) -> None:
         try:
-            process.wait(_END_SECONDS)
+            self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._end_group()
-            process.wait()
+            self._process.wait()
 
     def _end_group(self) -> None:
-        if self._process is not None and self._process.returncode is None:
+        # The number of one that has been waited for may be somebody else's by now.
+        if not self._is_forgotten and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
-        """In a forked child: it is the parent's."""
+        """In a forked child: it is the parent's, and nothing here may end it."""
         self.close()
-        self._process = None  # nor may anything here end it
-
-    async def _start(self) -> None:
-        if self._connection is not None:
-            return
-        pairs = (socket.socketpair(), socket.socketpair())
-        (self._connection, jobs), (self._lifeline, lifeline) = pairs
-        for ours in (self._connection, self._lifeline):
-            ours.setblocking(False)
-        with jobs, lifeline:
-            # To the end: what is cancelled meanwhile has to know what to kill.
-            await to_the_end(in_own_thread(self._open, jobs, lifeline))
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                await self._receive()
-        except TimeoutError:
-            raise WorkerDiedError(
-                f"a worker process has not started within {_START_SECONDS:g} seconds"
-            ) from None
-
-    def _open(self, jobs: socket.socket, lifeline: socket.socket) -> None:
-        self._process = _popen(jobs, lifeline)
+        self._is_forgotten = True
 
     async def _send(self, *messages: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -218,23 +292,28 @@ class WorkerProcess:
                 await loop.sock_sendall(connection, part)
 
     async def _answer(self, timeout: float | None) -> bytes:
-        """The answer to a job; its time begins when its runner is called."""
+        """The answer to a job; its time begins when its runner is called.
+
+        Raises:
+            RunTimeoutError: It has not come in time.
+        """
         if timeout is None:
             return await self._receive()
-        loop, lifeline = asyncio.get_running_loop(), self._lifeline
-        assert lifeline is not None
+        loop = asyncio.get_running_loop()
         limit = asyncio.timeout(None)
 
         def begin() -> None:
-            loop.remove_reader(lifeline)
+            loop.remove_reader(self._lifeline)
             limit.reschedule(loop.time() + timeout)
 
-        loop.add_reader(lifeline, begin)
+        loop.add_reader(self._lifeline, begin)
         try:
             async with limit:
                 return await self._receive()
+        except TimeoutError as error:
+            raise worker.too_late(timeout) from error
         finally:
-            loop.remove_reader(lifeline)
+            loop.remove_reader(self._lifeline)
 
     async def _receive(self) -> bytes:
         loop = asyncio.get_running_loop()
@@ -250,12 +329,11 @@ class WorkerProcess:
     def _watched(self) -> Iterator[socket.socket]:
         """The connection; what waits for it ends soon after the process has."""
         loop, connection = asyncio.get_running_loop(), self._connection
-        assert connection is not None
         next_glance: asyncio.TimerHandle
 
         def glance() -> None:
             nonlocal next_glance
-            if self._has_ended():
+            if self._has_exited():
                 with contextlib.suppress(OSError):  # it is closed already
                     connection.shutdown(socket.SHUT_RDWR)  # what has come is still read
             else:
@@ -267,66 +345,67 @@ class WorkerProcess:
         finally:
             next_glance.cancel()
 
-    def _has_begun(self) -> bool:
+    def _take_begun(self) -> bool:
         """Whether the worker has called a runner since this was last asked."""
-        if self._lifeline is None:
-            return False
         try:
             return bool(self._lifeline.recv(worker_process.READ_AT_ONCE))
         except (BlockingIOError, ConnectionError):
             return False
 
-    def _has_ended(self) -> bool:
+    async def _lost(self) -> tuple[bool, WorkerDiedError]:
+        """Give up a worker that is not heard any more: whether a runner had begun, and its end."""
+        has_exited = await self._exits()
+        self._end_group()
+        has_begun = self._take_begun()  # and nothing begins after that
+        await self.wait()
+        how = self._end if has_exited else _DEAF
+        return has_begun, WorkerDiedError(
+            f"the worker process of the run {how}; the other runs go on"
+        )
+
+    async def _exits(self) -> bool:
+        """Whether it ends by itself: its socket goes before it does."""
+        loop = asyncio.get_running_loop()
+        over = loop.time() + _EXIT_GRACE_SECONDS
+        while not self._has_exited():
+            if loop.time() > over:
+                return False
+            await asyncio.sleep(_EXIT_POLL_SECONDS)
+        return True
+
+    def _has_exited(self) -> bool:
         """Whether the process has; it is not waited for yet, so that its number stays its own."""
-        assert self._process is not None
+        if self._is_forgotten or self._process.returncode is not None:
+            return True
         if not hasattr(os, "waitid"):  # macOS, before Python 3.13
             return self._process.poll() is not None
-        if self._process.returncode is not None:
-            return True
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         try:
             return os.waitid(os.P_PID, self._process.pid, options) is not None
-        except ChildProcessError:  # the program has the system forget its children: SIGCHLD
+        except ChildProcessError:  # the program has the system forget its children
+            self._is_forgotten = True
             return True
 
-    async def _ends(self) -> bool:
-        """Whether a process that is not heard any more ends by itself; its socket goes first."""
-        loop = asyncio.get_running_loop()
-        over = loop.time() + _LAST_SECONDS
-        while self._process is not None and not self._has_ended():
-            if loop.time() > over:
-                return False
-            await asyncio.sleep(_LOOK_SECONDS)
-        return True
-
-    def _explained(self, error: Exception, *, has_ended: bool) -> Exception:
-        if not isinstance(error, OSError):
-            return error
-        if self._process is not None:
-            return WorkerDiedError(
-                f"the worker process of the run {_how(self._process.returncode, has_ended)}; the"
-                " other runs go on"
-            )
-        unable = RunError(f"a worker process could not be started: {error}")
-        unable.__cause__ = error
-        return unable
+    @property
+    def _end(self) -> str:
+        """How it has ended by itself."""
+        code = self._process.returncode
+        if self._is_forgotten or code is None:
+            return "has ended, and how is not known, as this program ignores SIGCHLD"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:  # those in real time have numbers only
+            name = f"signal {-code}"
+        hint = ": the system may have been out of memory" if code == -signal.SIGKILL else ""
+        return f"was killed by {name}{hint}"
 
 
-def _how(code: int | None, has_ended: bool) -> str:
-    """In which way a worker process was lost."""
-    if not has_ended:
-        return (
-            "was stopped, as it had closed the socket to its store: it seems that the runner closed"
-            " files that are not its own"
-        )
-    if code is None or code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:  # those in real time have numbers only
-        name = f"signal {-code}"
-    hint = ": the system may have been out of memory" if code == -signal.SIGKILL else ""
-    return f"was killed by {name}{hint}"
+_DEAF: Final = (
+    "was stopped, as it had closed the socket to its store: it seems that the runner closed files"
+    " that are not its own"
+)
 
 
 def run_in_child(job: Job) -> Outcome:
@@ -334,23 +413,17 @@ def run_in_child(job: Job) -> Outcome:
 
     For workers that are threads of somebody else's process: those of a Dask cluster.
     """
-    process = WorkerProcess()
-    while _spare:
-        with contextlib.suppress(IndexError):  # another thread was faster
-            spare = _spare.pop()
-            if spare.is_alive:
-                process = spare
-                break
-    outcome = asyncio.run(process.run(job))
-    if process.is_alive:
-        _spare.append(process)
-    return outcome
+    try:
+        packed = dumps(job)
+    except Exception as error:
+        return failed(error)
+    return asyncio.run(_spare.run(packed, job.timeout))
 
 
 def _working_directory() -> bytes:
     try:
         return os.getcwdb()
-    except FileNotFoundError:
+    except OSError:  # it is gone, or not to be seen
         return b""
 
 
@@ -374,13 +447,13 @@ def _popen(jobs: socket.socket, lifeline: socket.socket) -> subprocess.Popen[byt
     )
 
 
-_spare: Final[list[WorkerProcess]] = []
+_spare: Final = _Workers()
 _processes: Final[weakref.WeakSet[WorkerProcess]] = weakref.WeakSet()
 
 
 def _abandon() -> None:
     """In a forked child: what it keeps open would keep the workers alive after the parent."""
-    _spare.clear()
+    _spare.forget()
     for process in list(_processes):
         process.abandon()
 

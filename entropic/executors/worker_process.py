@@ -39,7 +39,7 @@ BEGUN: Final = b"!"
 READ_AT_ONCE: Final = 1 << 16
 """Bytes: more than most messages have, so that each takes one way to the system."""
 
-_END_SECONDS: Final = 2.0
+_END_SECONDS: Final = 3.0
 _SENT_AT_ONCE: Final = 1 << 16
 _LENGTH: Final = struct.Struct("!Q")
 
@@ -72,73 +72,72 @@ class Inbox:
         return found
 
 
-def main(jobs: int, lifeline: int) -> None:
+def main(jobs: int, line: int) -> None:
     """Run jobs until the store's process closes the sockets, or is gone."""
-    for descriptor in (jobs, lifeline):
+    for descriptor in (jobs, line):
         os.set_inheritable(descriptor, False)  # not for the programs that a runner starts
-    with socket.socket(fileno=jobs) as connection, socket.socket(fileno=lifeline) as line:
-        parent = _Parent(line)
+    with socket.socket(fileno=jobs) as connection, socket.socket(fileno=line) as end:
+        lifeline = _Lifeline(end)
         # A parent that is gone is nobody to write to.
         with contextlib.suppress(ConnectionError):
             _send(connection, READY)
-            _serve(connection, parent)
+            _serve(connection, lifeline)
 
 
-def _serve(connection: socket.socket, parent: "_Parent") -> None:
+def _serve(connection: socket.socket, lifeline: "_Lifeline") -> None:
     def run(job: Job) -> Outcome:
-        parent.hears_of_a_run()
+        lifeline.tell_begun()
         return worker.run_anywhere(job)
 
     inbox = Inbox()
     pid = os.getpid()
     while (folder := _receive(connection, inbox)) is not None:
         job = _receive(connection, inbox)
-        if job is None or not parent.waits():
+        if job is None or not lifeline.begin_job():
             return
         _work_in(folder)
         reply = Reply.of(open_and_run(job, run))
         _flush()  # what the runner printed is there before its record is
         if os.getpid() != pid:  # a child that the runner has forked: it has no say here
             os._exit(0)
-        parent.waits_no_more()
+        lifeline.end_job()
         _send(connection, pickle.dumps(reply))
 
 
-class _Parent:
-    """The store's process, as far as its worker cares: whether it waits for a run, and is alive.
-
-    A thread of its own listens: so the worker ends with its parent also while a runner is busy.
+class _Lifeline:
+    """What ties a worker to the store's process: it ends with that, also while a runner is busy.
 
     Args:
-        line: The socket that the parent closes, or the system for it.
+        line: The socket whose other end the parent closes, or the system for it.
     """
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
-        self._is_waiting = threading.Event()
+        self._is_busy = threading.Event()
         self._is_gone = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def hears_of_a_run(self) -> None:
-        """Tell it that the runner is called; nobody is woken by that."""
+    def tell_begun(self) -> None:
+        """Tell the parent that the runner is called; nobody is woken by that."""
         with contextlib.suppress(ConnectionError):
             self._line.send(BEGUN)
 
-    def waits(self) -> bool:
-        """It waits for a run; ``False`` where it does not, as it is gone."""
-        self._is_waiting.set()
+    def begin_job(self) -> bool:
+        """A job is at work from now on; ``False`` where it is not to be, as the parent is gone."""
+        self._is_busy.set()
         return not self._is_gone.is_set()
 
-    def waits_no_more(self) -> None:
-        """The run has ended."""
-        self._is_waiting.clear()
+    def end_job(self) -> None:
+        """It has ended."""
+        self._is_busy.clear()
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
             self._line.recv(1)  # it says nothing: this returns when it is gone
         self._is_gone.set()
-        if not self._is_waiting.is_set():
-            time.sleep(_END_SECONDS)  # it ends meanwhile, unless a runner has left a thread
+        if not self._is_busy.is_set():
+            # It ends meanwhile, unless a runner has left a thread; a parent that lives waits less.
+            time.sleep(_END_SECONDS)
         # With the programs that the runner has started: they are of the same group.
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
