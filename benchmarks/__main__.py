@@ -105,19 +105,39 @@ def _machine(peers: str | None, folder: str) -> str:
 
 
 def _file_system(folder: str) -> str:
-    """The kind that a folder is on; of an ext4, whether it lacks the journal that most have."""
-    mounts = Path("/proc/mounts")
-    if not mounts.exists():  # not Linux
+    """The kind that a folder is on; of an ext4, also whether it has the journal that most have."""
+    device = os.stat(folder).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+        name = Path(f"/sys/dev/block/{number}").resolve().name
+        options = Path(f"/proc/fs/ext4/{name}/options")
+        return file_system(number, mounts, options.read_text() if options.exists() else None)
+    except OSError:  # not Linux
         return "an unknown file system"
-    path = os.path.join(os.path.realpath(folder), "")
-    over = [line.split()[:3] for line in mounts.read_text().splitlines()]
-    device, _, kind = max(
-        (it for it in over if path.startswith(it[1].rstrip("/") + "/")), key=lambda it: len(it[1])
-    )
-    options = Path("/proc/fs/ext4", Path(device).name, "options")
-    # There a file takes up to twenty times as long to make, the more so the more were removed.
-    has_none = kind == "ext4" and options.exists() and "data=" not in options.read_text()
-    return f"{kind} without a journal" if has_none else kind
+
+
+def file_system(number: str, mounts: str, options: str | None) -> str:
+    """What a device holds.
+
+    Args:
+        number: The device's, as ``major:minor``.
+        mounts: As ``/proc/self/mountinfo`` has them.
+        options: Of an ext4, as the system tells them.
+    """
+    kinds = [
+        line.partition(" - ")[2].split()[0]
+        for line in mounts.splitlines()
+        if line.split()[2] == number
+    ]
+    if not kinds:
+        return "an unknown file system"
+    if kinds[-1] != "ext4":
+        return kinds[-1]
+    # Without one, a file takes up to twenty times as long to make.
+    if options is None:
+        return "ext4, perhaps without a journal"
+    return "ext4 with a journal" if "data=" in options else "ext4 without a journal"
 
 
 def _measure(work: Work, options: argparse.Namespace) -> str:
@@ -196,10 +216,10 @@ def environment(ours: Mapping[str, str], *, is_peer: bool) -> dict[str, str]:
     """The variables of a process that takes a sample.
 
     Args:
-        ours: Those of this process.
+        ours: The variables of this process.
         is_peer: Whether it runs in the environment of the peers.
     """
-    # What Python compiles is kept, or each process would do it anew. Ours was installed without.
+    # What Python compiles is kept, or each process would do it anew: the Makefile's pip does not.
     hidden = {"PYTHONDONTWRITEBYTECODE"}
     if is_peer:
         hidden.add("PYTHONPATH")  # one that leads to this checkout would hide their own entropic

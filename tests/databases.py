@@ -200,14 +200,16 @@ class PostgreSQL:
 
     def is_sound(self) -> bool:
         """Whether the database finds nothing wrong with itself: no transaction is left open."""
-        return not self.ask(
-            "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
-            " AND state LIKE 'idle in transaction%'"
-        )
+        return not self.is_locked()
 
     def is_locked(self) -> bool:
         """Whether somebody is in the middle of a transaction."""
-        return not self.is_sound()
+        return bool(
+            self.ask(
+                "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
+                " AND state LIKE 'idle in transaction%'"
+            )
+        )
 
     def url_from(self, folder: str | Path) -> str:
         """Its URL in another working directory: the same."""

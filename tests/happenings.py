@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class Happenings:
-    """Tells whoever waits for something in the stores that it may have come."""
+    """Tells whoever waits for something that it may have come."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -15,7 +15,7 @@ class Happenings:
         self._event.set()
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Let the stores work until something is so."""
+        """Let others work until something is so."""
         try:
             async with asyncio.timeout(20):
                 while not condition():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import entropic
-from benchmarks.__main__ import environment
+from benchmarks.__main__ import environment, file_system
 from benchmarks.table import Sample, figures, ratios, regressions, render
 from benchmarks.works import WORKS
 
@@ -33,7 +33,7 @@ def test_every_work_runs(tmp_path: Path, names: list[str]) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "fails" not in done.stdout
-    assert re.match(r".+, \d+ CPUs, files on \w[\w ]+, Python [\d.]+; entropic ", done.stdout)
+    assert re.match(r".+, \d+ CPUs, files on \w[\w .,-]+, Python [\d.]+; entropic ", done.stdout)
     _, *tables = re.split("^## ", done.stdout, flags=re.MULTILINE)
     assert len(tables) == len(works)
     for work, table in zip(works, tables, strict=True):
@@ -55,6 +55,30 @@ def test_no_process_compiles_what_another_has_compiled() -> None:
     ours = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "here", "HOME": "there"}
     assert environment(ours, is_peer=False) == {"PYTHONPATH": "here", "HOME": "there"}
     assert environment(ours, is_peer=True) == {"HOME": "there"}
+
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
+23 22 0:21 / /dev/shm rw - tmpfs tmpfs rw
+24 22 7:0 / /mnt/with\\040space rw shared:1 - ext4 /dev/loop0 rw
+25 22 0:50 / /home/a rw - fuse.sshfs host: rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "kind"),
+    [
+        ("254:0", "rw\nnojournal_checksum\ncommit=5\n", "ext4 without a journal"),
+        ("7:0", "rw\njournal_checksum\ndata=ordered\n", "ext4 with a journal"),
+        ("7:0", None, "ext4, perhaps without a journal"),
+        ("0:21", None, "tmpfs"),
+        ("0:50", None, "fuse.sshfs"),
+        ("9:9", None, "an unknown file system"),
+    ],
+)
+def test_the_kind_of_file_system_is_told(number: str, options: str | None, kind: str) -> None:
+    """Of an ext4 also what counts most there; and not more than is known."""
+    assert file_system(number, MOUNTS, options) == kind
 
 
 def test_a_page_is_kept_where_something_has_become_slower() -> None:

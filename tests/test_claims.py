@@ -267,12 +267,16 @@ def test_a_paused_owner_of_another_machine_is_fenced_before_its_stage_goes(folde
 def stop(owner: scripts.Script) -> None:
     """Stop an owner; not in the middle of a heartbeat, whose lock all others would wait for."""
     process = psutil.Process(owner.process.pid)
-    while True:
+
+    def is_stopped_outside() -> bool:
         process.suspend()
         wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
-        if not databases.is_locked():
-            return
-        process.resume()
+        if databases.is_locked():
+            process.resume()
+            return False
+        return True
+
+    wait_for(is_stopped_outside)
 
 
 def pause(owner: scripts.Script) -> None:

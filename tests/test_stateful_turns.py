@@ -58,6 +58,7 @@ class Run:
 
     Attributes:
         waiters: The tasks that wait for it, each with its thread.
+        starter: The first of them.
         may_begin: How often its function may have begun: once more for each interrupt.
         is_told: Whether the story has said how it ends, and it does not know yet.
         holding_up: The thread that its failure holds up, until it has passed its turn on.
@@ -65,6 +66,7 @@ class Run:
 
     number: int
     waiters: dict[asyncio.Task[None], Thread] = field(default_factory=dict)
+    starter: "asyncio.Task[None] | None" = None
     begun: int = 0
     may_begin: int = 1
     is_told: bool = False
@@ -75,7 +77,13 @@ class Run:
 
 
 class TurnsAgainstWhatHasToBe(RuleBasedStateMachine):
-    """No thread is idle while a run waits for it, and none begins what it should not."""
+    """No thread is idle while a run waits for it, and none begins what it should not.
+
+    Attributes:
+        most_together: How many runs a thread has had in line at most, in any of the stories.
+    """
+
+    most_together = 0
 
     @initialize()
     def start_threads(self) -> None:
@@ -159,7 +167,7 @@ class TurnsAgainstWhatHasToBe(RuleBasedStateMachine):
         return ending
 
     async def fly(self, run: Run) -> None:
-        """As a flight does: again, where its thread has left it."""
+        """As a flight does: again, where its thread has left it, and its starter has not."""
         while True:
             try:
                 async with turns.callers_turn():
@@ -176,10 +184,10 @@ class TurnsAgainstWhatHasToBe(RuleBasedStateMachine):
                 return
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if task is None or task.cancelling() or not run.waiters:
+                if task is None or task.cancelling() or run.starter not in run.waiters:
                     raise
 
-    async def wait_for(self, run: Run, thread: Thread) -> None:
+    async def wait_for(self, run: Run) -> None:
         """As a request does: its thread may be used; the last to leave stops it."""
         try:
             with turns.volunteering(run.task):
@@ -193,8 +201,9 @@ class TurnsAgainstWhatHasToBe(RuleBasedStateMachine):
 
     def join(self, run: Run, thread: Thread) -> None:
         """One more waits for it, on behalf of a thread."""
-        task = asyncio.create_task(self.wait_for(run, thread))
+        task = asyncio.create_task(self.wait_for(run))
         run.waiters[task] = thread
+        run.starter = run.starter or task
         task.add_done_callback(self.happenings.tell)
 
     # The story
@@ -246,7 +255,8 @@ class TurnsAgainstWhatHasToBe(RuleBasedStateMachine):
 
     def calling(self) -> list[Thread]:
         """Whose calls are under way: those of a stream also while it is elsewhere."""
-        return [thread for thread in self.threads if thread.is_away or thread in self.serving()]
+        self.serving()
+        return [thread for thread in self.threads if thread.is_away or thread.serves]
 
     @rule(which=places, count=st.sampled_from([1, 1, 2, 8]))
     def begin(self, which: int, count: int) -> None:
@@ -288,7 +298,7 @@ class TurnsAgainstWhatHasToBe(RuleBasedStateMachine):
 
     @rule(which=places)
     def interrupt(self, which: int) -> None:
-        """Somebody presses Ctrl-C: the call ends, and others take over what it had begun."""
+        """Somebody presses Ctrl-C: the call ends, and another takes over what it has not begun."""
         if busy := [thread for thread in self.threads if thread.at_work is not None]:
             thread = pick(busy, which)
             assert thread.at_work is not None
@@ -330,13 +340,15 @@ class TurnsAgainstWhatHasToBe(RuleBasedStateMachine):
 
     @invariant()
     def nothing_began_that_should_not(self) -> None:
-        """Twice, too early, or where nobody waits."""
+        """Twice, or before a failure was heard of."""
         assert self.faults == []
 
     @invariant()
     def turns_are_counted(self) -> None:
         """One for each run that has one, and no more."""
         for thread in self.threads:
+            kind = type(self)
+            kind.most_together = max(kind.most_together, thread.caller._turns)
             granted = [
                 volunteers
                 for volunteers in turns._volunteers.values()
@@ -385,8 +397,9 @@ def pick(options: Any, which: int) -> Any:
 
 @pytest.mark.timeout(600)  # a failure is made small before it is shown
 def test_threads_and_runs_find_each_other() -> None:
-    """The normal run: some dozens of stories."""
+    """The normal run: a hundred stories."""
     tell(TurnsAgainstWhatHasToBe, 100, 40)
+    assert TurnsAgainstWhatHasToBe.most_together > 1
 
 
 @pytest.mark.nightly
