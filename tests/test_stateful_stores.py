@@ -260,6 +260,9 @@ class StoresAgainstAModel(RuleBasedStateMachine):
         self.held: list[Held] = []
         self.requests: list[Request] = []
         self.lost: list[Held | Request] = []
+        # Stages whose results were published, never stored, and deleted while their owner might
+        # still have been at work: what tells of them stays until the set is run again.
+        self.hollow: set[str] = set()
         self.faults: list[str] = []
         self.numbers = itertools.count(1)
         self.finished: set[str] = set()
@@ -631,6 +634,8 @@ class StoresAgainstAModel(RuleBasedStateMachine):
         if was_there:
             it.content = None
             if remove_file:  # which may be that of a row that was never stored
+                if it.is_taken(self.now):
+                    self.hollow |= {held.stage.name for held in it.sealed if held.is_published}
                 it.sealed = [held for held in it.sealed if not held.is_published]
             expected = it.token - 1 if it.is_taken(self.now) else it.token
             self.observe()
@@ -799,7 +804,7 @@ class StoresAgainstAModel(RuleBasedStateMachine):
     def check_end(self) -> None:
         """What is stored is the model's; nothing is staged, and nobody has a claim."""
         self.the_rows_are_the_models()
-        assert list(self.staging.iterdir()) == []
+        assert [path for path in self.staging.iterdir() if path.name not in self.hollow] == []
         assert databases.ask("SELECT id FROM entropic_runs WHERE owner IS NOT NULL") == []
 
 
