@@ -333,12 +333,12 @@ async def test_five_hundred_impatient_calls_leave_things_as_they_were(
             time.monotonic() - begun
         )  # of this machine: then some end in time, and some do not
         in_time = 0
-        for turn in range(4):
+        for turn in range(10):
             # Five callers for each of 100 sets; a part of them were asked for in the last turn.
             sets = [80 * turn + n // 5 for n in range(500)]
             in_time += sum(await asyncio.gather(*(impatient(store, n) for n in sets)))
             await before.come_back(store)
-        assert 0 < in_time < 2000
+        assert 0 < in_time < 5000
         assert_file_is_unlocked()
         wanted = [{"n": n} for n in range(400)]
         records = await store.sweep(wanted)
