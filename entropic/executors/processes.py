@@ -44,6 +44,13 @@ _EXIT_POLL_SECONDS: Final = 0.01
 _SMALL: Final = 1 << 16
 
 
+# How one was lost that had not ended by itself.
+_DEAF: Final = (
+    "was stopped, as it had closed the socket to its store: it seems that the runner closed files"
+    " that are not its own"
+)
+
+
 class _IdleDeathError(Exception):
     """A worker has died while it waited for work: nobody's fault, and nothing has begun."""
 
@@ -349,7 +356,7 @@ class WorkerProcess:
         """Whether the worker has called a runner since this was last asked."""
         try:
             return bool(self._lifeline.recv(worker_process.READ_AT_ONCE))
-        except (BlockingIOError, ConnectionError):
+        except OSError:  # it has said nothing; or it is gone, or not ours any more
             return False
 
     async def _lost(self) -> tuple[bool, WorkerDiedError]:
@@ -400,12 +407,6 @@ class WorkerProcess:
             name = f"signal {-code}"
         hint = ": the system may have been out of memory" if code == -signal.SIGKILL else ""
         return f"was killed by {name}{hint}"
-
-
-_DEAF: Final = (
-    "was stopped, as it had closed the socket to its store: it seems that the runner closed files"
-    " that are not its own"
-)
 
 
 def run_in_child(job: Job) -> Outcome:
